@@ -1,0 +1,94 @@
+//! What should the split be now? PURE and COLD, but for the loop below: observe, build, publish.
+//!
+//! A source (file, demo script, test) sends what it saw last through [`channel`]; [`run`] compiles it into a snapshot and
+//! publishes that. Whatever cannot be compiled is refused, counted and shown, and the last good snapshot keeps serving.
+
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use crate::metrics::Metrics;
+use crate::route::live::Publisher;
+use crate::route::{Identity, Routing, Snapshot};
+
+/// What a source saw last: always the whole picture, never a difference.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    pub routing: Routing,
+    /// Where it comes from, for people: a file's path, `flags`, `demo`.
+    pub origin: String,
+    /// What an operator should know about it: names that do not resolve, settings that need a restart.
+    pub notes: Vec<String>,
+}
+
+/// A source found something that it could not read.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    pub origin: String,
+    /// The whole explanation; may have several lines.
+    pub message: String,
+}
+
+pub type Sender = mpsc::Sender<Result<Observed, Rejected>>;
+pub type Receiver = mpsc::Receiver<Result<Observed, Rejected>>;
+
+/// Room for one: a source that is faster than the loop waits, and then sends what is newest.
+pub fn channel() -> (Sender, Receiver) {
+    mpsc::channel(1)
+}
+
+/// How the last changes went. Read by the admin listener.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    pub origin: String,
+    /// When the live snapshot was published.
+    pub applied_at: Option<SystemTime>,
+    pub notes: Vec<String>,
+    /// The last refusal, until something good comes from the same place.
+    pub refused: Option<(SystemTime, Rejected)>,
+}
+
+pub type SharedStatus = Arc<Mutex<Status>>;
+
+/// Runs until every sender is gone.
+pub async fn run(
+    mut observations: Receiver,
+    mut publisher: Publisher,
+    identity: Identity,
+    metrics: Arc<Metrics>,
+    status: SharedStatus,
+) {
+    while let Some(observation) = observations.recv().await {
+        let outcome = observation.and_then(|Observed { routing, origin, notes }| {
+            match Snapshot::build(routing, &identity, publisher.current().as_deref()) {
+                Ok(snapshot) => Ok((snapshot, origin, notes)),
+                Err(error) => Err(Rejected { origin, message: error.to_string() }),
+            }
+        });
+        let now = SystemTime::now();
+        match outcome {
+            Ok((snapshot, origin, notes)) => {
+                let generation = snapshot.generation().0;
+                let split = snapshot.shares().to_string();
+                publisher.publish(snapshot);
+                metrics.reloads.good.add(1);
+                tracing::info!(generation, origin, split, "snapshot is live");
+                for note in &notes {
+                    tracing::warn!(generation, origin, "{note}");
+                }
+                *status.lock().expect("no holder of this lock panics") =
+                    Status { origin, applied_at: Some(now), notes, refused: None };
+            }
+            Err(rejected) => {
+                metrics.reloads.bad.add(1);
+                tracing::error!(
+                    origin = rejected.origin,
+                    "refused, the last good state keeps serving: {}",
+                    rejected.message
+                );
+                status.lock().expect("no holder of this lock panics").refused = Some((now, rejected));
+            }
+        }
+    }
+}

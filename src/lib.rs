@@ -1,0 +1,8 @@
+//! Splitway: an exact HTTP traffic split in front of the versions of one application.
+#![forbid(unsafe_code)]
+pub mod config;
+pub mod control;
+pub mod metrics;
+pub mod proxy;
+pub mod route;
+pub mod source;

@@ -1,0 +1,236 @@
+//! Bodies on their way through, frame by frame, never whole; and what is counted when an answer ends.
+
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::{Bytes, Incoming};
+
+use super::Failure;
+use super::connection::State;
+use super::upstream::Exchange;
+use super::worker::{Target, Worker};
+use crate::metrics::Labels;
+
+/// A body that ended before its time. The word is the failure's.
+#[derive(Debug)]
+pub struct Cut(pub Failure);
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+impl std::error::Error for Cut {}
+
+/// What became of a request's body; shared with the request that waits for the answer.
+#[derive(Default)]
+pub struct Upload {
+    pub failure: Cell<Option<Failure>>,
+}
+
+/// A client's body on its way to the application.
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    /// Bytes that may still come.
+    room: u64,
+    upload: Option<Rc<Upload>>,
+}
+
+impl RequestBody {
+    pub fn empty() -> Self {
+        Self { incoming: None, room: 0, upload: None }
+    }
+
+    pub fn new(incoming: Incoming, limit: Option<u64>, upload: Rc<Upload>) -> Self {
+        Self { incoming: Some(incoming), room: limit.unwrap_or(u64::MAX), upload: Some(upload) }
+    }
+
+    fn cut(&self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(upload) = &self.upload {
+            upload.failure.set(Some(failure));
+        }
+        Poll::Ready(Some(Err(Cut(failure))))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(_))) => self.cut(Failure::ClientGone),
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                match self.room.checked_sub(bytes) {
+                    Some(room) => self.room = room,
+                    None => return self.cut(Failure::BodyTooLarge),
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(|incoming| incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), |incoming| incoming.size_hint())
+    }
+}
+
+/// Counts one request when it ends, however it ends.
+pub struct Account {
+    worker: Rc<Worker>,
+    state: Rc<State>,
+    target: Option<Rc<Target>>,
+    labels: Labels,
+    counted: bool,
+    started: Instant,
+}
+
+impl Account {
+    /// `target` is the version that answered; `None`: the request was refused before one was chosen.
+    pub fn new(
+        worker: Rc<Worker>,
+        state: Rc<State>,
+        target: Option<Rc<Target>>,
+        labels: Labels,
+        counted: bool,
+        started: Instant,
+    ) -> Self {
+        Self { worker, state, target, labels, counted, started }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.state.answer_ends(self.worker.now());
+        let Some(target) = &self.target else {
+            if let Some(failure) = self.labels.failure {
+                self.worker.cells.refused[failure as usize].add(1);
+            }
+            return;
+        };
+        let cells = &target.cells;
+        if self.counted {
+            let ns = self.started.elapsed().as_nanos() as u64;
+            cells.requests.count(self.labels);
+            cells.duration.record(ns);
+            cells.quantiles.record(ns);
+        } else {
+            cells.uncounted.add(1);
+        }
+    }
+}
+
+/// An answer on its way to the client.
+pub struct AnswerBody {
+    source: Source,
+    account: Account,
+}
+
+enum Source {
+    /// Our own words.
+    Text(Option<Bytes>),
+    Upstream(Exchange),
+    /// Complete, or cut.
+    Done,
+}
+
+impl AnswerBody {
+    pub fn text(text: Bytes, account: Account) -> Self {
+        Self { source: Source::Text(Some(text)), account }
+    }
+
+    pub fn upstream(exchange: Exchange, account: Account) -> Self {
+        let mut body = Self { source: Source::Upstream(exchange), account };
+        // hyper asks for no frame of a body that has none, so its connection is given back now.
+        if body.is_end_stream() {
+            body.end();
+        }
+        body
+    }
+
+    /// The whole answer has come: its connection may serve another request.
+    fn end(&mut self) {
+        if let Source::Upstream(exchange) = std::mem::replace(&mut self.source, Source::Done) {
+            exchange.give_back(self.account.worker.now());
+        }
+    }
+
+    fn cut(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.source = Source::Done;
+        self.account.labels.failure = Some(failure);
+        if let Some(target) = &self.account.target {
+            target.cells.failures[failure as usize].add(1);
+        }
+        Poll::Ready(Some(Err(Cut(failure))))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(failure) = self.account.state.expired()
+            && let Source::Upstream(_) = self.source
+        {
+            return self.cut(failure);
+        }
+        match &mut self.source {
+            Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Source::Done => Poll::Ready(None),
+            Source::Upstream(exchange) => match exchange.poll_frame(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Some(Ok(frame))) => {
+                    if exchange.is_end_stream() {
+                        self.end();
+                    }
+                    Poll::Ready(Some(Ok(frame)))
+                }
+                Poll::Ready(None) => {
+                    self.end();
+                    Poll::Ready(None)
+                }
+                Poll::Ready(Some(Err(_))) => self.cut(Failure::UpstreamCut),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Text(text) => text.is_none(),
+            Source::Upstream(exchange) => exchange.is_end_stream(),
+            Source::Done => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Upstream(exchange) => exchange.size_hint(),
+            Source::Done => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        // Dropped before its end: the client went away.
+        if matches!(self.source, Source::Upstream(_)) {
+            self.account.labels.failure = Some(Failure::ClientGone);
+        }
+    }
+}

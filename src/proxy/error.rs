@@ -1,0 +1,230 @@
+//! What can go wrong with a request, as a closed list: each failure has its word, its status, its side and whether another
+//! try is safe. There is no wildcard in any table, so a new failure cannot be forgotten in one of them.
+
+use http::StatusCode;
+
+/// The word is what operators see: in the answer's `x-splitway-reason`, in metrics and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Failure {
+    /// The request is malformed or ambiguous.
+    BadRequest,
+    /// CONNECT and TRACE are not proxied.
+    MethodRefused,
+    /// The request target is longer than `limits.target-bytes`.
+    TargetTooLong,
+    /// The head is larger than `limits.header-bytes`, or has more lines than `limits.header-count`.
+    HeadTooLarge,
+    /// The body is larger than `limits.body-bytes`.
+    BodyTooLarge,
+    /// The head did not arrive within `timeouts.head`.
+    HeadTimeout,
+    /// More client connections than `limits.connections`.
+    ConnectionLimit,
+    /// Nothing is known about the application yet.
+    NotReady,
+    /// The version has no endpoint.
+    NoEndpoint,
+    /// An endpoint refused the connection.
+    ConnectRefused,
+    /// An endpoint did not accept the connection within `timeouts.connect`.
+    ConnectTimeout,
+    /// The connection ended before any byte of the answer.
+    UpstreamClosed,
+    /// The answer is not HTTP that could be passed on.
+    UpstreamInvalid,
+    /// No head of an answer within `timeouts.first-byte`.
+    FirstByteTimeout,
+    /// The answer did not end within `timeouts.request`.
+    RequestTimeout,
+    /// The answer was cut while its body was passed on.
+    UpstreamCut,
+    /// The client went away before its answer was complete.
+    ClientGone,
+}
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Downstream,
+    Upstream,
+    Ours,
+}
+
+/// May the request be sent again?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Nothing was sent: always.
+    Unsent,
+    /// Some of it may have arrived: only if doing it twice means doing it once (RFC 9110 section 9.2.2).
+    IfIdempotent,
+    Never,
+}
+
+impl Failure {
+    pub const ALL: [Failure; 17] = [
+        Failure::BadRequest,
+        Failure::MethodRefused,
+        Failure::TargetTooLong,
+        Failure::HeadTooLarge,
+        Failure::BodyTooLarge,
+        Failure::HeadTimeout,
+        Failure::ConnectionLimit,
+        Failure::NotReady,
+        Failure::NoEndpoint,
+        Failure::ConnectRefused,
+        Failure::ConnectTimeout,
+        Failure::UpstreamClosed,
+        Failure::UpstreamInvalid,
+        Failure::FirstByteTimeout,
+        Failure::RequestTimeout,
+        Failure::UpstreamCut,
+        Failure::ClientGone,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        self.table().0
+    }
+
+    /// What the client is answered, if it can still be answered.
+    pub fn status(self) -> StatusCode {
+        self.table().1
+    }
+
+    pub fn side(self) -> Side {
+        self.table().2
+    }
+
+    pub fn again(self) -> Again {
+        self.table().3
+    }
+
+    /// One sentence for the answer's body.
+    pub fn explanation(self) -> &'static str {
+        self.table().4
+    }
+
+    fn table(self) -> (&'static str, StatusCode, Side, Again, &'static str) {
+        use Again::{IfIdempotent, Never, Unsent};
+        use Side::{Downstream, Ours, Upstream};
+        match self {
+            Failure::BadRequest => {
+                ("bad_request", StatusCode::BAD_REQUEST, Downstream, Never, "the request is malformed or ambiguous")
+            }
+            Failure::MethodRefused => (
+                "method_refused",
+                StatusCode::METHOD_NOT_ALLOWED,
+                Downstream,
+                Never,
+                "CONNECT and TRACE are not passed on",
+            ),
+            Failure::TargetTooLong => (
+                "target_too_long",
+                StatusCode::URI_TOO_LONG,
+                Downstream,
+                Never,
+                "the request target is longer than the limit",
+            ),
+            Failure::HeadTooLarge => (
+                "head_too_large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Downstream,
+                Never,
+                "the request's header fields are more or larger than the limit",
+            ),
+            Failure::BodyTooLarge => (
+                "body_too_large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                Downstream,
+                Never,
+                "the request's body is larger than the limit",
+            ),
+            Failure::HeadTimeout => (
+                "head_timeout",
+                StatusCode::REQUEST_TIMEOUT,
+                Downstream,
+                Never,
+                "the request's head did not arrive in time",
+            ),
+            Failure::ConnectionLimit => (
+                "connection_limit",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Ours,
+                Never,
+                "there are as many connections as the limit allows",
+            ),
+            Failure::NotReady => (
+                "not_ready",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Ours,
+                Never,
+                "the proxy does not know the application's endpoints yet",
+            ),
+            Failure::NoEndpoint => (
+                "no_endpoint",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Upstream,
+                Unsent,
+                "no endpoint of the application is known",
+            ),
+            Failure::ConnectRefused => (
+                "connect_refused",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Upstream,
+                Unsent,
+                "no endpoint of the application could be reached",
+            ),
+            Failure::ConnectTimeout => (
+                "connect_timeout",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Upstream,
+                Unsent,
+                "no endpoint of the application accepted a connection in time",
+            ),
+            Failure::UpstreamClosed => (
+                "upstream_closed",
+                StatusCode::BAD_GATEWAY,
+                Upstream,
+                IfIdempotent,
+                "the application closed the connection before it answered",
+            ),
+            Failure::UpstreamInvalid => (
+                "upstream_invalid",
+                StatusCode::BAD_GATEWAY,
+                Upstream,
+                Never,
+                "the application's answer is not valid HTTP",
+            ),
+            Failure::FirstByteTimeout => (
+                "first_byte_timeout",
+                StatusCode::GATEWAY_TIMEOUT,
+                Upstream,
+                Never,
+                "the application did not answer in time",
+            ),
+            Failure::RequestTimeout => (
+                "request_timeout",
+                StatusCode::GATEWAY_TIMEOUT,
+                Upstream,
+                Never,
+                "the application did not finish its answer in time",
+            ),
+            Failure::UpstreamCut => {
+                ("upstream_cut", StatusCode::BAD_GATEWAY, Upstream, Never, "the application cut its answer")
+            }
+            Failure::ClientGone => ("client_gone", StatusCode::BAD_REQUEST, Downstream, Never, "the client went away"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_the_numbers_that_metrics_pack() {
+        for (i, failure) in Failure::ALL.into_iter().enumerate() {
+            assert_eq!(failure as usize, i);
+        }
+    }
+}

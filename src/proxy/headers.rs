@@ -1,0 +1,309 @@
+//! What is checked, removed, added and rewritten in a head. References are to RFC 9110 and RFC 9112.
+//!
+//! | on the way to the application | |
+//! |---|---|
+//! | removed | `Connection` and every field it names, `Keep-Alive`, `Proxy-Connection`, `Upgrade`, `TE` (but for `trailers`), `Expect` (answered here), framing (written anew) |
+//! | kept | `Host`, `traceparent`, `tracestate`, everything else, in order |
+//! | set | `Via`, `X-Forwarded-For/-Proto/-Host/-Port`, `Forwarded`, `X-Request-Id` (kept if there) |
+//! | with `tell-upstream` | `splitway-version`, `splitway-role`, the `baggage` member `splitway`; a client's own are removed |
+//!
+//! On the way back the same fields are removed; `version-header` and the bucket cookie are set.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
+};
+use http::request::Parts;
+use http::{Method, Uri, Version};
+use ipnet::IpNet;
+
+use super::Failure;
+use super::connection::State;
+use super::worker::Target;
+use crate::route::Head;
+use crate::route::policy::Policy;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SPLITWAY_VERSION: HeaderName = HeaderName::from_static("splitway-version");
+const SPLITWAY_ROLE: HeaderName = HeaderName::from_static("splitway-role");
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+pub const REASON: HeaderName = HeaderName::from_static("x-splitway-reason");
+
+/// The member of `baggage` that carries the role and, as a property, the version.
+const BAGGAGE_MEMBER: &[u8] = b"splitway";
+
+/// Refuses what two readers could understand differently, and settles the target: afterwards the head has exactly one
+/// `Host`, the request's own authority (9112 section 3.2.2), and an origin-form target.
+pub fn check(head: &mut Parts, policy: &Policy, local: SocketAddr) -> Result<(), Failure> {
+    if head.method == Method::CONNECT || head.method == Method::TRACE {
+        return Err(Failure::MethodRefused);
+    }
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target > policy.limits.target_bytes {
+        return Err(Failure::TargetTooLong);
+    }
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(Failure::BadRequest);
+    }
+    one_host(head, local)?;
+    one_framing(&head.headers)?;
+    if policy.limits.body_bytes.is_some_and(|limit| content_length(&head.headers).is_some_and(|length| length > limit))
+    {
+        return Err(Failure::BodyTooLarge);
+    }
+    Ok(())
+}
+
+fn one_host(head: &mut Parts, local: SocketAddr) -> Result<(), Failure> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() || first.is_some_and(|host| !is_host(host.as_bytes())) {
+        return Err(Failure::BadRequest);
+    }
+    if first.is_none() && head.version != Version::HTTP_10 {
+        return Err(Failure::BadRequest);
+    }
+    let authority = match head.uri.authority() {
+        Some(authority) if is_host(authority.as_str().as_bytes()) => Some(authority.as_str().to_owned()),
+        Some(_) => return Err(Failure::BadRequest),
+        None if first.is_none() => Some(local.to_string()),
+        None => None,
+    };
+    if let Some(authority) = authority {
+        let value = HeaderValue::try_from(authority).map_err(|_| Failure::BadRequest)?;
+        head.headers.insert(HOST, value);
+    }
+    if head.uri.scheme().is_some() || head.uri.authority().is_some() {
+        let target = head.uri.path_and_query().cloned().ok_or(Failure::BadRequest)?;
+        head.uri = Uri::from(target);
+    }
+    Ok(())
+}
+
+/// A host with an optional port, no user information (9110 section 4.2.4).
+fn is_host(host: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'_');
+    match host {
+        [] => false,
+        _ if host.iter().all(plain) && host[0] != b':' => {
+            // At most one colon, with a port behind it.
+            let mut parts = host.splitn(2, |byte| *byte == b':');
+            parts.next();
+            parts.next().is_none_or(|port| port.iter().all(u8::is_ascii_digit))
+        }
+        _ => !host.contains(&b'@') && http::uri::Authority::try_from(host).is_ok(),
+    }
+}
+
+/// One way to find the body's end, or none (9112 section 6.3). hyper has read it; this refuses what it reads generously.
+fn one_framing(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let (length, coding) = (lengths.next(), codings.next());
+    let chunked = coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    let several = lengths.next().is_some() || codings.next().is_some() || (length.is_some() && coding.is_some());
+    let digits = length.is_none_or(|length| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit));
+    if several || !chunked || !digits { Err(Failure::BadRequest) } else { Ok(()) }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Removes what concerns one connection only (9110 section 7.6.1). A field that a client merely *names* in
+/// `Connection` cannot remove what the proxy itself relies on.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .filter(|name| !is_protected(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(UPGRADE);
+}
+
+fn is_protected(name: &HeaderName) -> bool {
+    [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, FORWARDED, VIA, X_REQUEST_ID, SPLITWAY_VERSION, SPLITWAY_ROLE, BAGGAGE]
+        .contains(name)
+        || name.as_str().starts_with("x-forwarded-")
+        || name.as_str() == "close"
+}
+
+/// Rewrites a checked head for the application. Whatever depends on the chosen version is written by [`tell`].
+pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64) {
+    let headers = &mut head.headers;
+    let trailers = headers.get_all(TE).iter().any(|te| {
+        te.as_bytes().split(|byte| *byte == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    strip_hop_by_hop(headers);
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    headers.remove(EXPECT);
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
+
+    forwarded(headers, policy, state);
+    if !headers.contains_key(X_REQUEST_ID) {
+        headers.insert(X_REQUEST_ID, request_id(random));
+    }
+    headers.append(VIA, HeaderValue::from_static("1.1 splitway"));
+    head.version = Version::HTTP_11;
+}
+
+/// From a trusted peer the lists grow by one; anybody else's are replaced, because they could say anything (RFC 7239
+/// section 8.1).
+fn forwarded(headers: &mut HeaderMap, policy: &Policy, state: &State) {
+    let mut cache = state.forwarding.borrow_mut();
+    let ip = state.peer.ip().to_canonical();
+    let peer = cache
+        .peer
+        .get_or_insert_with(|| HeaderValue::try_from(ip.to_string()).expect("an address is visible ASCII"))
+        .clone();
+    let Some(host) = headers.get(HOST).cloned() else { return };
+    let element = match &cache.forwarded {
+        Some((cached, element)) if *cached == host => element.clone(),
+        _ => {
+            let node = if ip.is_ipv6() { format!("\"[{ip}]\"") } else { ip.to_string() };
+            let mut element = format!("for={node};host=\"").into_bytes();
+            element.extend_from_slice(host.as_bytes());
+            element.extend_from_slice(b"\";proto=http");
+            let element = HeaderValue::from_bytes(&element).unwrap_or(HeaderValue::from_static("for=unknown"));
+            cache.forwarded = Some((host.clone(), element.clone()));
+            element
+        }
+    };
+    if is_trusted(ip, &policy.trusted_proxies) {
+        join(headers, X_FORWARDED_FOR, peer);
+        join(headers, FORWARDED, element);
+        for (name, value) in [(X_FORWARDED_PROTO, HeaderValue::from_static("http")), (X_FORWARDED_HOST, host)] {
+            headers.entry(name).or_insert(value);
+        }
+        headers.entry(X_FORWARDED_PORT).or_insert_with(|| state.local.port().into());
+    } else {
+        headers.insert(X_FORWARDED_FOR, peer);
+        headers.insert(FORWARDED, element);
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_HOST, host);
+        headers.insert(X_FORWARDED_PORT, state.local.port().into());
+    }
+}
+
+/// Appends to a list header, as one line.
+fn join(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    let mut all = Vec::new();
+    for line in headers.get_all(&name) {
+        all.extend_from_slice(line.as_bytes());
+        all.extend_from_slice(b", ");
+    }
+    all.extend_from_slice(value.as_bytes());
+    headers.insert(name, HeaderValue::from_bytes(&all).unwrap_or(value));
+}
+
+fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&ip))
+}
+
+/// 32 hexadecimal digits, like a trace id.
+fn request_id(random: u64) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    let wide =
+        u128::from(random) << 64 | u128::from(random.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31) ^ random);
+    for (i, digit) in text.iter_mut().enumerate() {
+        *digit = DIGITS[(wide >> (4 * i) & 15) as usize];
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits are visible ASCII")
+}
+
+/// Tells the application which version it is and, through `baggage`, everybody it calls. A client's own claims go.
+pub fn tell(headers: &mut HeaderMap, target: &Target) {
+    headers.insert(SPLITWAY_VERSION, target.version_value.clone());
+    headers.insert(SPLITWAY_ROLE, HeaderValue::from_static(target.role.as_str()));
+    let mut baggage = target.baggage_value.as_bytes().to_vec();
+    for line in headers.get_all(&BAGGAGE) {
+        for member in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            let key = member.split(|byte| matches!(byte, b'=' | b';')).next().unwrap_or_default().trim_ascii();
+            if !member.is_empty() && key != BAGGAGE_MEMBER {
+                baggage.extend_from_slice(b",");
+                baggage.extend_from_slice(member);
+            }
+        }
+    }
+    headers.insert(BAGGAGE, HeaderValue::from_bytes(&baggage).unwrap_or_else(|_| target.baggage_value.clone()));
+}
+
+/// Rewrites the head of an answer for the client.
+pub fn to_downstream(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    // Framing is hyper's: with a coding the length would be a second truth; without one it is kept for HEAD and 304.
+    if headers.remove(TRANSFER_ENCODING).is_some() {
+        headers.remove(CONTENT_LENGTH);
+    }
+}
+
+/// A request's head, as routing asks for it.
+pub struct RequestHead<'a> {
+    pub parts: &'a Parts,
+    pub client: IpAddr,
+}
+
+impl<'a> RequestHead<'a> {
+    /// The client is the last address in `X-Forwarded-For` that no trusted proxy owns, as far as trusted ones wrote it.
+    pub fn new(parts: &'a Parts, peer: SocketAddr, policy: &Policy) -> Self {
+        let peer = peer.ip().to_canonical();
+        let mut client = peer;
+        if is_trusted(peer, &policy.trusted_proxies) {
+            let lines: Vec<_> = parts.headers.get_all(X_FORWARDED_FOR).iter().collect();
+            let hops = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+            for hop in hops {
+                let Some(address) = std::str::from_utf8(hop).ok().and_then(|text| text.trim().parse::<IpAddr>().ok())
+                else {
+                    break;
+                };
+                client = address.to_canonical();
+                if !is_trusted(client, &policy.trusted_proxies) {
+                    break;
+                }
+            }
+        }
+        Self { parts, client }
+    }
+}
+
+impl Head for RequestHead<'_> {
+    fn method(&self) -> &str {
+        self.parts.method.as_str()
+    }
+    fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+    fn query(&self) -> Option<&str> {
+        self.parts.uri.query()
+    }
+    fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.parts.headers.get_all(name).iter().map(HeaderValue::as_bytes)
+    }
+    fn client(&self) -> IpAddr {
+        self.client
+    }
+}

@@ -1,0 +1,55 @@
+//! Moves bytes. IMPURE and HOT: each worker is one thread with its own runtime, listeners, upstream connections and
+//! counters, and shares nothing with the others but the snapshot it reads.
+//!
+//! Files, in reading order:
+//!
+//! * `request`: the life of one request (read this first);
+//! * `headers`: what is checked, removed, added and rewritten;
+//! * `upstream`: this worker's endpoints and connections of one version; chooses the endpoint;
+//! * `body`: bodies on their way through, and what is counted when they end;
+//! * `connection`: one client connection: its phase, its deadlines, its end;
+//! * `worker`: threads, listeners, the accept loop, the slow tick, drain;
+//! * `error`: what can go wrong, with a word, a status and a retry answer for each.
+
+mod body;
+mod connection;
+mod error;
+mod headers;
+mod request;
+mod upstream;
+mod worker;
+
+pub use error::{Again, Failure, Side};
+pub use worker::{Bound, Running, Stage, bind};
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What the data path needs before it can start. None of it changes while it runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listeners: Vec<Listener>,
+    /// Threads, each with its own runtime, listeners and upstream connections. At least 1.
+    pub workers: usize,
+    pub drain: Drain,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Port 0: any free one.
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Between "not ready" and the end of accepting, so that load balancers notice.
+    pub delay: Duration,
+    /// For the requests in flight, after that.
+    pub timeout: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(5), timeout: Duration::from_secs(30) }
+    }
+}

@@ -1,0 +1,342 @@
+//! This worker's endpoints and connections of one version.
+//!
+//! A connection to an endpoint has no task of its own: whoever uses it polls it. While a request waits for its answer
+//! the request does, while the answer's body is passed on the body does, and an idle connection is looked at by the
+//! worker's tick and once more when it is taken. This saves two hand-overs between tasks per request.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::Failure;
+use super::body::RequestBody;
+use super::connection::{State, Tick};
+use super::worker::Target;
+use crate::route::policy::Policy;
+
+/// The endpoints of one version, as this worker sees them.
+#[derive(Default)]
+pub struct Upstream {
+    endpoints: RefCell<Vec<Rc<Endpoint>>>,
+}
+
+impl Upstream {
+    /// Follows a new snapshot: endpoints that stay keep their connections, those that left lose their idle ones and
+    /// finish what is open.
+    pub fn align(&self, addresses: &[SocketAddr]) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let next = addresses
+            .iter()
+            .map(|address| {
+                endpoints
+                    .iter()
+                    .find(|endpoint| endpoint.address == *address)
+                    .cloned()
+                    .unwrap_or_else(|| Rc::new(Endpoint::new(*address)))
+            })
+            .collect();
+        for endpoint in endpoints.iter().filter(|endpoint| !addresses.contains(&endpoint.address)) {
+            endpoint.gone.set(true);
+            endpoint.idle.borrow_mut().clear();
+        }
+        *endpoints = next;
+    }
+
+    /// The one with fewer requests in flight of two random endpoints; `failed` ones only if there is no other.
+    pub fn choose(&self, random: u64, failed: &[SocketAddr]) -> Option<Rc<Endpoint>> {
+        let endpoints = self.endpoints.borrow();
+        match endpoints.as_slice() {
+            [] => None,
+            [only] => (!failed.contains(&only.address)).then(|| only.clone()),
+            several if failed.is_empty() => {
+                let n = several.len() as u64;
+                // The two halves of one random number; the second skips the first, so that they differ.
+                let first = ((random >> 32) * n >> 32) as usize;
+                let second = (first + 1 + ((random & 0xFFFF_FFFF) * (n - 1) >> 32) as usize) % several.len();
+                let (a, b) = (&several[first], &several[second]);
+                Some(if b.in_flight.get() < a.in_flight.get() { b.clone() } else { a.clone() })
+            }
+            several => several
+                .iter()
+                .filter(|endpoint| !failed.contains(&endpoint.address))
+                .min_by_key(|endpoint| endpoint.in_flight.get())
+                .cloned(),
+        }
+    }
+
+    /// Once per tick: closes what is idle too long, and what the endpoint has closed.
+    pub fn look(&self, now: Tick, bound: Duration) {
+        for endpoint in self.endpoints.borrow().iter() {
+            endpoint.idle.borrow_mut().retain_mut(|idle| !idle.since.is_older(now, bound) && idle.wire.is_alive());
+        }
+    }
+}
+
+/// One address of a version.
+pub struct Endpoint {
+    pub address: SocketAddr,
+    in_flight: Cell<usize>,
+    /// No longer part of the version: open requests finish, connections are not kept.
+    gone: Cell<bool>,
+    /// The last one in is the first one out, so that the others can grow old.
+    idle: RefCell<Vec<Idle>>,
+}
+
+struct Idle {
+    wire: Box<Wire>,
+    since: Tick,
+}
+
+/// One connection: hyper's handle, its engine, and whether a byte of an answer has come.
+struct Wire {
+    sender: http1::SendRequest<RequestBody>,
+    engine: http1::Connection<TokioIo<UpstreamSocket>, RequestBody>,
+    answered: Rc<Cell<bool>>,
+    target: Rc<Target>,
+}
+
+impl Wire {
+    /// Lets the engine see what happened since it was last polled.
+    fn is_alive(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.engine).poll(&mut context).is_pending() && !self.sender.is_closed()
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.target.cells.connections.add(-1);
+    }
+}
+
+/// A try that failed. `request` is there if nothing of it was sent.
+pub struct Failed {
+    pub failure: Failure,
+    pub request: Option<Request<RequestBody>>,
+}
+
+impl Endpoint {
+    fn new(address: SocketAddr) -> Self {
+        Self { address, in_flight: Cell::new(0), gone: Cell::new(false), idle: RefCell::default() }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub async fn send(
+        self: &Rc<Self>,
+        request: Request<RequestBody>,
+        target: &Rc<Target>,
+        policy: &Policy,
+        state: &State,
+    ) -> Result<Response<Exchange>, Failed> {
+        let flight = Flight::new(self.clone(), target.clone());
+        let mut wire = match self.take_idle() {
+            Some(wire) => wire,
+            None => match connect(self.address, target, policy, state).await {
+                Ok(wire) => wire,
+                Err(failure) => return Err(Failed { failure, request: Some(request) }),
+            },
+        };
+        wire.answered.set(false);
+        let answer = {
+            // `unconstrained`: this future is polled with a waker that does nothing, because only the engine below can
+            // make it ready; it must therefore never be told to come back later.
+            let mut answer = pin!(tokio::task::unconstrained(wire.sender.try_send_request(request)));
+            let engine = &mut wire.engine;
+            std::future::poll_fn(|cx| {
+                if let Some(failure) = state.expired() {
+                    return Poll::Ready(Err(Failed { failure, request: None }));
+                }
+                // Its end is no answer by itself: what it has learned reaches `answer`.
+                let _ = Pin::new(&mut *engine).poll(cx);
+                answer.as_mut().poll(&mut Context::from_waker(Waker::noop())).map_err(|mut error| {
+                    let request = error.take_message();
+                    Failed { failure: classify(error.error()), request }
+                })
+            })
+            .await
+        };
+        match answer {
+            Ok(answer) => {
+                let policy_keeps = policy.limits.upstream_idle_connections;
+                Ok(answer.map(|incoming| Exchange { incoming, wire, flight, keep: policy_keeps }))
+            }
+            Err(mut failed) => {
+                // hyper calls a reset and a half answer by the same name; the socket knows whether a byte had come.
+                if failed.failure == Failure::UpstreamClosed && wire.answered.get() {
+                    failed.failure = Failure::UpstreamInvalid;
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    /// Drops the idle connections: their other end is gone.
+    pub fn forget_idle(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    fn take_idle(&self) -> Option<Box<Wire>> {
+        loop {
+            let mut wire = self.idle.borrow_mut().pop()?.wire;
+            if wire.is_alive() && wire.sender.is_ready() {
+                return Some(wire);
+            }
+        }
+    }
+}
+
+fn classify(error: &hyper::Error) -> Failure {
+    if error.is_canceled() || error.is_closed() || error.is_incomplete_message() {
+        return Failure::UpstreamClosed;
+    }
+    if error.is_parse() {
+        return Failure::UpstreamInvalid;
+    }
+    // What is left are errors of the socket, in hyper's words "connection error" or "error writing".
+    Failure::UpstreamClosed
+}
+
+async fn connect(
+    address: SocketAddr,
+    target: &Rc<Target>,
+    policy: &Policy,
+    state: &State,
+) -> Result<Box<Wire>, Failure> {
+    let connecting = tokio::time::timeout(policy.timeouts.connect, TcpStream::connect(address));
+    let mut connecting = pin!(connecting);
+    let stream = std::future::poll_fn(|cx| {
+        if let Some(failure) = state.expired() {
+            return Poll::Ready(Err(failure));
+        }
+        connecting.as_mut().poll(cx).map(|outcome| match outcome {
+            Err(_) => Err(Failure::ConnectTimeout),
+            Ok(Err(_)) => Err(Failure::ConnectRefused),
+            Ok(Ok(stream)) => Ok(stream),
+        })
+    })
+    .await?;
+    // Without it a small request could wait for the acknowledgement of the one before. It fails on dead sockets only.
+    let _ = stream.set_nodelay(true);
+    let answered = Rc::new(Cell::new(false));
+    let socket = UpstreamSocket { stream, answered: answered.clone() };
+    let (sender, engine) = http1::Builder::new()
+        .max_buf_size(policy.limits.header_bytes.max(8192))
+        .handshake(TokioIo::new(socket))
+        .await
+        .map_err(|_| Failure::ConnectRefused)?;
+    target.cells.connections.add(1);
+    target.cells.connections_opened.add(1);
+    Ok(Box::new(Wire { sender, engine, answered, target: target.clone() }))
+}
+
+/// One request in flight on an endpoint.
+struct Flight {
+    endpoint: Rc<Endpoint>,
+    target: Rc<Target>,
+}
+
+impl Flight {
+    fn new(endpoint: Rc<Endpoint>, target: Rc<Target>) -> Self {
+        endpoint.in_flight.set(endpoint.in_flight.get() + 1);
+        target.cells.in_flight.add(1);
+        Self { endpoint, target }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.endpoint.in_flight.set(self.endpoint.in_flight.get() - 1);
+        self.target.cells.in_flight.add(-1);
+    }
+}
+
+/// An answer whose body is still to come, with the connection it comes over. Dropping it closes the connection.
+pub struct Exchange {
+    incoming: Incoming,
+    wire: Box<Wire>,
+    flight: Flight,
+    /// How many idle connections the endpoint may keep.
+    keep: usize,
+}
+
+impl Exchange {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // Asking first tells the engine that there is room; only it can fetch more, so the first waker is not needed.
+        let mut noop = Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
+            return Poll::Ready(frame);
+        }
+        let _ = Pin::new(&mut self.wire.engine).poll(cx);
+        Pin::new(&mut self.incoming).poll_frame(cx)
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+
+    /// After the last frame: keeps the connection for the next request. If the request's body is not through yet, the
+    /// connection is found not ready when it is taken, and dropped.
+    pub fn give_back(self, now: Tick) {
+        let endpoint = &self.flight.endpoint;
+        let mut idle = endpoint.idle.borrow_mut();
+        if !endpoint.gone.get() && idle.len() < self.keep {
+            idle.push(Idle { wire: self.wire, since: now });
+        }
+    }
+}
+
+/// The socket to an endpoint, which notes that a byte has come.
+struct UpstreamSocket {
+    stream: TcpStream,
+    answered: Rc<Cell<bool>>,
+}
+
+impl AsyncRead for UpstreamSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.answered.set(true);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for UpstreamSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

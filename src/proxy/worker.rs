@@ -1,0 +1,420 @@
+//! Threads, listeners, the accept loop, the slow tick, drain.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::HeaderValue;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use super::connection::{self, State, TICK, Tick};
+use super::upstream::Upstream;
+use super::{Failure, Settings};
+use crate::metrics::{Metrics, ProxyCells, VersionCells};
+use crate::route::live::{Live, View};
+use crate::route::policy::{Limits, Policy};
+use crate::route::{Role, Snapshot, VersionHash};
+
+/// How far the proxy has come with leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Serving,
+    /// Still accepting, but every answer asks its client to connect anew: load balancers are looking for somebody else.
+    Leaving,
+    /// No longer accepting; idle connections close, requests in flight finish.
+    Draining,
+    /// Whatever is left is cut.
+    Gone,
+}
+
+/// Sockets that are bound, threads that have not started.
+pub struct Bound {
+    settings: Settings,
+    /// One list per worker; the same addresses in each.
+    sockets: Vec<Vec<StdListener>>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Opens every listener once per worker: the kernel spreads connections over them (`SO_REUSEPORT`).
+pub fn bind(settings: Settings) -> io::Result<Bound> {
+    let mut sockets: Vec<Vec<StdListener>> = (0..settings.workers).map(|_| Vec::new()).collect();
+    let mut addresses = Vec::new();
+    for listener in &settings.listeners {
+        let first = open(listener.address, true).map_err(|error| in_use(listener.address, error))?;
+        let address = first.local_addr()?;
+        // The first socket of a listener is opened alone, so that a port in use is an error and not shared silently;
+        // it then only reserves the number for the others.
+        drop(first);
+        for worker in &mut sockets {
+            worker.push(open(address, false).map_err(|error| in_use(address, error))?);
+        }
+        addresses.push(address);
+    }
+    Ok(Bound { settings, sockets, addresses })
+}
+
+fn in_use(address: SocketAddr, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+}
+
+fn open(address: SocketAddr, alone: bool) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(!alone)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+impl Bound {
+    /// The addresses really bound, in the order of the settings.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Starts the workers. They answer 503 until the first snapshot is live.
+    pub fn run(self, live: &Live, metrics: &Arc<Metrics>) -> io::Result<Running> {
+        let (stage, _) = watch::channel(Stage::Serving);
+        let open = Arc::new(AtomicUsize::new(0));
+        let mut threads = Vec::new();
+        for (index, sockets) in self.sockets.into_iter().enumerate() {
+            let start = Start {
+                index,
+                sockets,
+                live: live.clone(),
+                metrics: metrics.clone(),
+                open: open.clone(),
+                stage: stage.subscribe(),
+            };
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run(start))?;
+            threads.push(thread);
+        }
+        Ok(Running { stage, open, threads, settings: self.settings })
+    }
+}
+
+/// The workers at work.
+pub struct Running {
+    stage: watch::Sender<Stage>,
+    open: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
+    settings: Settings,
+}
+
+impl Running {
+    /// From here on every answer asks its client to connect anew.
+    pub fn leave(&self) {
+        self.stage.send_replace(Stage::Leaving);
+    }
+
+    /// Client connections open now.
+    pub fn open_connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Ends politely: leaves for `drain.delay`, then lets what is open finish for `drain.timeout`. Returns how many
+    /// connections had to be cut.
+    pub async fn drain(self) -> usize {
+        self.leave();
+        tokio::time::sleep(self.settings.drain.delay).await;
+        self.stage.send_replace(Stage::Draining);
+        let deadline = tokio::time::Instant::now() + self.settings.drain.timeout;
+        while self.open_connections() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let cut = self.open_connections();
+        self.stop();
+        cut
+    }
+
+    /// Ends at once.
+    pub fn stop(self) {
+        self.stage.send_replace(Stage::Gone);
+        for thread in self.threads {
+            // A worker that panicked has said so on its way.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Start {
+    index: usize,
+    sockets: Vec<StdListener>,
+    live: Live,
+    metrics: Arc<Metrics>,
+    open: Arc<AtomicUsize>,
+    stage: watch::Receiver<Stage>,
+}
+
+fn run(start: Start) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime needs a few descriptors, and the listeners already have theirs");
+    LocalSet::new().block_on(&runtime, work(start));
+}
+
+async fn work(start: Start) {
+    let worker = Rc::new(Worker {
+        index: start.index,
+        view: start.live.view(),
+        aligned: RefCell::default(),
+        cells: start.metrics.proxy(start.index),
+        metrics: start.metrics,
+        open: start.open,
+        connections: RefCell::default(),
+        tick: Cell::new(Tick(0)),
+        stage: Cell::new(Stage::Serving),
+        random: Cell::new(seed()),
+    });
+    let mut accepting = Vec::new();
+    for socket in start.sockets {
+        let listener = TcpListener::from_std(socket).expect("a bound socket can be registered");
+        accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener, start.stage.clone())));
+    }
+    let mut stage = start.stage;
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => worker.look(),
+            changed = stage.changed() => {
+                // A dropped sender is an end, too.
+                let now = if changed.is_ok() { *stage.borrow() } else { Stage::Gone };
+                worker.enter(now);
+                if now == Stage::Gone {
+                    break;
+                }
+            }
+        }
+    }
+    for task in accepting {
+        task.abort();
+    }
+}
+
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one("worker") | 1
+}
+
+/// Takes connections until the worker drains; then whatever the kernel has already accepted, and no more.
+async fn accept(worker: Rc<Worker>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => worker.serve(stream, peer),
+            // Out of descriptors or memory: wait for some to come back rather than spin. Other errors belong to a
+            // connection that died in the queue.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(_) => {}
+        }
+    }
+    while let Some(Ok((stream, peer))) = now_or_never(listener.accept()).await {
+        worker.serve(stream, peer);
+    }
+}
+
+async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        value = future => Some(value),
+        _ = std::future::ready(()) => None,
+    }
+}
+
+/// One version, as this worker reaches and counts it.
+pub struct Target {
+    pub role: Role,
+    pub version_value: HeaderValue,
+    pub baggage_value: HeaderValue,
+    pub upstream: Rc<Upstream>,
+    pub cells: Arc<VersionCells>,
+}
+
+/// A snapshot with this worker's side of it. A request holds on to it, so that a change cannot pull anything away.
+pub struct Aligned {
+    pub snapshot: Arc<Snapshot>,
+    /// One per backend of the snapshot.
+    pub targets: Vec<Rc<Target>>,
+    /// One label per route of the snapshot.
+    pub routes: Vec<u16>,
+}
+
+/// One thread's world.
+pub struct Worker {
+    index: usize,
+    view: View,
+    aligned: RefCell<Option<Rc<Aligned>>>,
+    metrics: Arc<Metrics>,
+    pub cells: Arc<ProxyCells>,
+    /// Connections of all workers; touched once per connection.
+    open: Arc<AtomicUsize>,
+    connections: RefCell<HashMap<u64, Rc<State>>>,
+    tick: Cell<Tick>,
+    stage: Cell<Stage>,
+    random: Cell<u64>,
+}
+
+impl Worker {
+    /// The newest snapshot with our side of it. One load and one compare, unless something changed.
+    #[inline]
+    pub fn live(&self) -> Option<Rc<Aligned>> {
+        if self.view.is_stale() {
+            self.align();
+        }
+        self.aligned.borrow().clone()
+    }
+
+    /// Makes our side fit the newest snapshot: once per change, not per request.
+    fn align(&self) {
+        let Some(snapshot) = self.view.newest() else { return };
+        let before = self.aligned.borrow_mut().take();
+        let upstream = |version: &VersionHash| {
+            let known = before.as_ref()?;
+            let i = known.snapshot.backends().iter().position(|backend| backend.version == *version)?;
+            Some(known.targets[i].upstream.clone())
+        };
+        let targets = snapshot
+            .backends()
+            .iter()
+            .map(|backend| {
+                let upstream = upstream(&backend.version).unwrap_or_default();
+                upstream.align(&backend.endpoints);
+                Rc::new(Target {
+                    role: backend.role,
+                    version_value: value(backend.version.as_str()),
+                    baggage_value: value(&format!("splitway={};version={}", backend.role.as_str(), backend.version)),
+                    upstream,
+                    cells: self.metrics.version(self.index, &backend.version, backend.role),
+                })
+            })
+            .collect();
+        if let Some(before) = &before {
+            for (backend, target) in before.snapshot.backends().iter().zip(&before.targets) {
+                if !snapshot.backends().iter().any(|kept| kept.version == backend.version) {
+                    target.upstream.align(&[]);
+                }
+            }
+        }
+        let routes = snapshot.routes().iter().map(|route| self.metrics.route(&route.name)).collect();
+        *self.aligned.borrow_mut() = Some(Rc::new(Aligned { snapshot, targets, routes }));
+    }
+
+    /// The slow clock: a tenth of a second has passed.
+    fn look(&self) {
+        self.tick.set(Tick(self.tick.get().0 + 1));
+        let Some(live) = self.live() else { return };
+        let timeouts = &live.snapshot.policy().timeouts;
+        for connection in self.connections.borrow().values() {
+            connection.look(self.now(), timeouts, self.stage() >= Stage::Draining);
+        }
+        for target in &live.targets {
+            target.upstream.look(self.now(), timeouts.upstream_idle);
+        }
+    }
+
+    pub fn now(&self) -> Tick {
+        self.tick.get()
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.stage.set(stage);
+        for connection in self.connections.borrow().values() {
+            match stage {
+                Stage::Serving | Stage::Leaving => {}
+                Stage::Draining => connection.finish(),
+                Stage::Gone => connection.abort(),
+            }
+        }
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.live().map_or_else(|| Policy::default().limits, |live| live.snapshot.policy().limits.clone())
+    }
+
+    /// A number that need not be good, only fast: xorshift (Marsaglia 2003).
+    #[inline]
+    pub fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Begins to serve an accepted connection, or refuses it when there are too many.
+    fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let Ok(local) = stream.local_addr() else { return };
+        let _ = stream.set_nodelay(true);
+        self.cells.connections_accepted.add(1);
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits().connections {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return self.refuse(&stream);
+        }
+        let state = State::new(peer, local, self.now());
+        let open = Open::new(self.clone(), state.clone());
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            connection::serve(worker, stream, state).await;
+            drop(open);
+        });
+    }
+
+    fn refuse(&self, stream: &TcpStream) {
+        let failure = Failure::ConnectionLimit;
+        self.cells.refused[failure as usize].add(1);
+        // One try, before the request is read: the client that reads it learns why.
+        let _ = stream.try_write(&connection::last_words(failure));
+    }
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("invalid"))
+}
+
+/// A connection in the worker's books, from accept to the end of its task, however that ends.
+struct Open {
+    worker: Rc<Worker>,
+    number: u64,
+}
+
+impl Open {
+    fn new(worker: Rc<Worker>, state: Rc<State>) -> Self {
+        let number = worker.cells.connections_accepted.get();
+        worker.connections.borrow_mut().insert(number, state);
+        worker.cells.connections.add(1);
+        Self { worker, number }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.number);
+        self.worker.cells.connections.add(-1);
+        self.worker.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,108 @@
+//! The plain numbers and switches that the request path obeys: timeouts, limits, headers. Part of the snapshot, so that
+//! a reload changes them together with everything else.
+
+use std::time::Duration;
+
+use http::header::HeaderName;
+use ipnet::IpNet;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    pub timeouts: Timeouts,
+    pub limits: Limits,
+    pub retry: Retry,
+    /// Peers whose `Forwarded` and `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Requests carry `splitway-version`, `splitway-role` and a `baggage` member to the application.
+    pub tell_upstream: bool,
+    /// Answers carry the version that served them in this header.
+    pub version_header: Option<HeaderName>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            retry: Retry::default(),
+            trusted_proxies: Vec::new(),
+            tell_upstream: false,
+            version_header: None,
+        }
+    }
+}
+
+/// Bounds on waiting. Kept by a slow tick (a tenth of a second), so each may be late by that much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a TCP connection to an endpoint. Then the next endpoint is tried.
+    pub connect: Duration,
+    /// From the first byte of a request's head to its last. Then 408.
+    pub head: Duration,
+    /// From the request's head to the head of its answer. Then 504.
+    pub first_byte: Duration,
+    /// From the request's head to the last byte of its answer. Then 504, or a cut answer. `None`: no bound.
+    pub request: Option<Duration>,
+    /// A client's connection without a request. Then it is closed.
+    pub idle: Duration,
+    /// A connection to an endpoint without a request. Then it is closed.
+    pub upstream_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            head: Duration::from_secs(10),
+            first_byte: Duration::from_secs(60),
+            request: None,
+            idle: Duration::from_secs(75),
+            upstream_idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Bounds on size and number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// All bytes of a request's head. Beyond: 431. At least 8 KiB.
+    pub header_bytes: usize,
+    /// Header lines of a request. Beyond: 431.
+    pub header_count: usize,
+    /// Bytes of the request target. Beyond: 414.
+    pub target_bytes: usize,
+    /// Bytes of a request's body. Beyond: 413. `None`: no bound.
+    pub body_bytes: Option<u64>,
+    /// Client connections at once, over all workers. Beyond: 503 and closed.
+    pub connections: usize,
+    /// Connections kept open without a request, per endpoint and worker.
+    pub upstream_idle_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 64 * 1024,
+            header_count: 100,
+            target_bytes: 16 * 1024,
+            body_bytes: None,
+            connections: 10_000,
+            upstream_idle_connections: 256,
+        }
+    }
+}
+
+/// How often a request that could not be sent is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Tries after the first one: other endpoints of the version, then one of another version. 0 to 10.
+    pub tries: u32,
+    /// Whether another version may answer when the decided one cannot be reached.
+    pub other_version: bool,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { tries: 3, other_version: true }
+    }
+}
