@@ -1,1 +1,568 @@
+//! Every metric: its name, type, labels and help, and where its numbers come from. A name or a label is part of what we
+//! promise to dashboards and alerts; `tests/data/metrics.txt` lists them, and a test compares.
 
+use std::borrow::Cow;
+use std::time::UNIX_EPOCH;
+
+use super::cells::{BUCKETS, Labels, Method};
+use super::{Metrics, Totals, VersionTotals};
+use crate::proxy::{Failure, Side};
+use crate::route::{Reason, Role, Snapshot, VersionHash};
+
+/// One metric with all of its series.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// As queries write it: a counter's ends in `_total`, that of build facts in `_info`.
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+    pub samples: Vec<Sample>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    /// Facts in labels, with the value 1.
+    Info,
+    Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// One value per label of the family.
+    pub labels: Vec<Cow<'static, str>>,
+    pub value: Value,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Count(u64),
+    Real(f64),
+    Histogram {
+        /// Upper bound and count, not cumulative; the last bound is infinity.
+        buckets: Vec<(f64, u64)>,
+        sum: f64,
+    },
+}
+
+const VERSION: &[&str] = &["version"];
+const VERSION_ROLE: &[&str] = &["version", "role"];
+
+/// Answers that every version starts with, at 0, so that `rate()` is 0 instead of missing.
+const CODES_FROM_THE_START: [u16; 5] = [200, 500, 502, 503, 504];
+
+/// Everything that is known now, in the order in which it is written.
+pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
+    let snapshot = metrics.live.current();
+    let totals = metrics.totals();
+    let split = Account::of(&totals, snapshot.as_deref());
+    let each = |value: &dyn Fn(&VersionTotals) -> Value| {
+        totals.versions.iter().map(|one| sample(version_role(one), value(one))).collect::<Vec<_>>()
+    };
+    // What the live snapshot says of a version in a role; 0 for what is no longer there.
+    let planned = |value: &dyn Fn(&Snapshot, usize) -> u64| {
+        each(&|one| {
+            let found = snapshot.as_deref().and_then(|snapshot| {
+                let index = snapshot
+                    .backends()
+                    .iter()
+                    .position(|backend| backend.version == one.version && backend.role == one.role)?;
+                Some(value(snapshot, index))
+            });
+            Value::Count(found.unwrap_or(0))
+        })
+    };
+
+    vec![
+        Family {
+            name: "splitway_requests_total",
+            kind: Kind::Counter,
+            labels: &["version", "role", "method", "code", "reason", "route", "failure"],
+            help: "Requests by the version that answered, or failed last. reason: why it was chosen; route: the route \
+                   that decided; failure: what went wrong on our way, if anything.",
+            samples: totals.versions.iter().flat_map(|one| requests(&totals, one)).collect(),
+        },
+        Family {
+            name: "splitway_uncounted_requests_total",
+            kind: Kind::Counter,
+            labels: VERSION_ROLE,
+            help: "Requests of routes with count: false. They are in no other request metric.",
+            samples: each(&|one| Value::Count(one.uncounted)),
+        },
+        Family {
+            name: "splitway_request_duration_seconds",
+            kind: Kind::Histogram,
+            labels: VERSION_ROLE,
+            help: "From the head of a request to the last byte of its answer.",
+            samples: each(&|one| {
+                let bounds = BUCKETS.iter().map(|ns| seconds(*ns)).chain([f64::INFINITY]);
+                Value::Histogram {
+                    buckets: bounds.zip(one.duration_buckets).collect(),
+                    sum: seconds(one.duration_sum_ns),
+                }
+            }),
+        },
+        Family {
+            name: "splitway_requests_in_flight",
+            kind: Kind::Gauge,
+            labels: VERSION_ROLE,
+            help: "Requests that a version is working on now.",
+            samples: each(&|one| level(one.in_flight)),
+        },
+        Family {
+            name: "splitway_retries_total",
+            kind: Kind::Counter,
+            labels: VERSION_ROLE,
+            help: "Tries after one that failed on this version.",
+            samples: each(&|one| Value::Count(one.retries)),
+        },
+        Family {
+            name: "splitway_upstream_failures_total",
+            kind: Kind::Counter,
+            labels: &["version", "role", "failure"],
+            help: "Failed tries, by the version that failed, also when a later try succeeded.",
+            samples: totals
+                .versions
+                .iter()
+                .flat_map(|one| {
+                    failures(&one.failures, |side| side == Side::Upstream)
+                        .map(|(failure, count)| sample([version_role(one), vec![failure]].concat(), count))
+                })
+                .collect(),
+        },
+        Family {
+            name: "splitway_upstream_connections",
+            kind: Kind::Gauge,
+            labels: VERSION_ROLE,
+            help: "Connections to endpoints that are open now.",
+            samples: each(&|one| level(one.connections)),
+        },
+        Family {
+            name: "splitway_upstream_connections_opened_total",
+            kind: Kind::Counter,
+            labels: VERSION_ROLE,
+            help: "Connections to endpoints that were opened.",
+            samples: each(&|one| Value::Count(one.connections_opened)),
+        },
+        Family {
+            name: "splitway_endpoints",
+            kind: Kind::Gauge,
+            labels: VERSION_ROLE,
+            help: "Addresses that serve a version in the live snapshot.",
+            samples: planned(&|snapshot, i| snapshot.backends()[i].endpoints.len() as u64),
+        },
+        Family {
+            name: "splitway_split_weight",
+            kind: Kind::Gauge,
+            labels: VERSION_ROLE,
+            help: "The weight of a version in the live split, out of splitway_split_total_weight.",
+            samples: planned(&|snapshot, i| u64::from(snapshot.weight(&snapshot.backends()[i].version))),
+        },
+        Family {
+            name: "splitway_split_total_weight",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "What the weights of the live split add up to; 0 before the first snapshot.",
+            samples: one(Value::Count(split.total)),
+        },
+        Family {
+            name: "splitway_split_asked_ratio",
+            kind: Kind::Gauge,
+            labels: VERSION,
+            help: "The share of a version that the live split asks for, 0 to 1.",
+            samples: split.each(|one| Value::Real(one.asked_ratio)),
+        },
+        Family {
+            name: "splitway_split_sent_ratio",
+            kind: Kind::Gauge,
+            labels: VERSION,
+            help: "The share of a version in all that the exact split has given out since the process started, 0 to 1; \
+                   0 before the first request.",
+            samples: split.each(|one| Value::Real(one.sent_ratio.unwrap_or(0.0))),
+        },
+        Family {
+            name: "splitway_split_requests_total",
+            kind: Kind::Counter,
+            labels: VERSION,
+            help: "Requests that the exact split gave to a version, whatever became of them.",
+            samples: split.each(|one| Value::Count(one.sent)),
+        },
+        Family {
+            name: "splitway_split_asked_requests_total",
+            kind: Kind::Counter,
+            labels: VERSION,
+            help: "Requests that an ideal split would have given to a version: the sum of its share over all requests. \
+                   Never further than 1 from splitway_split_requests_total when there are two versions.",
+            samples: split.each(|one| Value::Real(one.asked_requests)),
+        },
+        Family {
+            name: "splitway_downstream_connections",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "Client connections that are open now.",
+            samples: one(level(totals.proxy.connections)),
+        },
+        Family {
+            name: "splitway_downstream_connections_accepted_total",
+            kind: Kind::Counter,
+            labels: &[],
+            help: "Client connections that were accepted.",
+            samples: one(Value::Count(totals.proxy.connections_accepted)),
+        },
+        Family {
+            name: "splitway_refused_requests_total",
+            kind: Kind::Counter,
+            labels: &["failure"],
+            help: "Requests and connections that were refused before a version was chosen.",
+            samples: failures(&totals.proxy.refused, |side| side != Side::Upstream)
+                .map(|(failure, count)| sample(vec![failure], count))
+                .collect(),
+        },
+        Family {
+            name: "splitway_reloads_total",
+            kind: Kind::Counter,
+            labels: &["outcome"],
+            help: "Changes that became the live snapshot (good) or were refused (bad).",
+            samples: [("good", &metrics.reloads.good), ("bad", &metrics.reloads.bad)]
+                .map(|(outcome, cell)| sample(vec![outcome.into()], Value::Count(cell.get())))
+                .into(),
+        },
+        Family {
+            name: "splitway_snapshot_generation",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "The number of the live snapshot; 0 before the first.",
+            samples: one(Value::Count(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation().0))),
+        },
+        Family {
+            name: "splitway_ready",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "1 when the proxy wants traffic: a snapshot is live and it is not draining. As /readyz.",
+            samples: one(Value::Count(u64::from(ready))),
+        },
+        Family {
+            name: "splitway_label_overflow_total",
+            kind: Kind::Counter,
+            labels: &[],
+            help: "Requests with more combinations of labels than are kept; missing in splitway_requests_total only.",
+            samples: one(Value::Count(totals.versions.iter().map(|one| one.overflow).sum())),
+        },
+        Family {
+            name: "splitway_build_info",
+            kind: Kind::Info,
+            labels: &["version", "commit"],
+            help: "The version of splitway and the commit it was built from.",
+            samples: vec![sample(
+                vec![
+                    env!("CARGO_PKG_VERSION").into(),
+                    option_env!("SPLITWAY_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown").into(),
+                ],
+                Value::Count(1),
+            )],
+        },
+        Family {
+            name: "process_start_time_seconds",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "When the process started, in seconds since the Unix epoch.",
+            samples: one(Value::Real(
+                metrics.started.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+            )),
+        },
+        Family {
+            name: "process_open_fds",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "Open file descriptors.",
+            samples: open_fds().map(Value::Count).map_or_else(Vec::new, one),
+        },
+        Family {
+            name: "process_resident_memory_bytes",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "Resident memory in bytes.",
+            samples: resident_bytes().map(Value::Count).map_or_else(Vec::new, one),
+        },
+    ]
+}
+
+/// The exact split's account: what was asked for, and what was given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    /// What the weights of the live split add up to; 0 before the first snapshot.
+    pub total: u64,
+    /// Numbers that the split has given out since the process started.
+    pub requests: u64,
+    /// Every version that the split ever named or whose backend was ever live, in a fixed order.
+    pub versions: Vec<VersionAccount>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct VersionAccount {
+    pub version: VersionHash,
+    /// `None`: not in the live snapshot.
+    pub role: Option<Role>,
+    pub weight: u64,
+    pub asked_ratio: f64,
+    /// Requests that the split gave to it.
+    pub sent: u64,
+    /// `None` before the first request.
+    pub sent_ratio: Option<f64>,
+    /// Requests that an ideal split would have given to it by now.
+    pub asked_requests: f64,
+}
+
+impl Account {
+    pub fn of(totals: &Totals, snapshot: Option<&Snapshot>) -> Self {
+        let tally = snapshot.map(Snapshot::tally);
+        let asked = tally.as_ref().map_or(&[][..], |tally| &tally.asked);
+        let mut names: Vec<&VersionHash> =
+            totals.versions.iter().map(|one| &one.version).chain(asked.iter().map(|(version, _)| version)).collect();
+        names.sort();
+        names.dedup();
+        let total = snapshot.map_or(0, |snapshot| u64::from(snapshot.shares().total()));
+        let given: u64 = totals.versions.iter().map(|one| one.split).sum();
+        let versions = names.into_iter().map(|version| {
+            let weight = snapshot.map_or(0, |snapshot| u64::from(snapshot.weight(version)));
+            let sent = totals.split(version);
+            VersionAccount {
+                version: version.clone(),
+                role: snapshot.and_then(|snapshot| {
+                    snapshot.backends().iter().find(|backend| backend.version == *version).map(|backend| backend.role)
+                }),
+                weight,
+                asked_ratio: if total == 0 { 0.0 } else { weight as f64 / total as f64 },
+                sent,
+                sent_ratio: (given > 0).then(|| sent as f64 / given as f64),
+                asked_requests: asked.iter().find(|(named, _)| named == version).map_or(0.0, |(_, asked)| *asked),
+            }
+        });
+        Self { total, requests: tally.as_ref().map_or(0, |tally| tally.requests), versions: versions.collect() }
+    }
+
+    fn each(&self, value: impl Fn(&VersionAccount) -> Value) -> Vec<Sample> {
+        self.versions.iter().map(|one| sample(vec![one.version.to_string().into()], value(one))).collect()
+    }
+}
+
+fn requests(totals: &Totals, version: &VersionTotals) -> Vec<Sample> {
+    let from_the_start = CODES_FROM_THE_START
+        .map(|code| Labels { method: Method::Get, code, reason: Reason::Weighted, failure: None, route: 0 })
+        .into_iter()
+        .filter(|labels| !version.requests.iter().any(|(seen, _)| seen == labels))
+        .map(|labels| (labels, 0));
+    version
+        .requests
+        .iter()
+        .copied()
+        .chain(from_the_start)
+        .map(|(labels, count)| {
+            let own: [Cow<'static, str>; 5] = [
+                labels.method.as_str().into(),
+                labels.code.to_string().into(),
+                labels.reason.as_str().into(),
+                totals.route(labels.route).into(),
+                labels.failure.map_or("", Failure::as_str).into(),
+            ];
+            sample(version_role(version).into_iter().chain(own).collect(), Value::Count(count))
+        })
+        .collect()
+}
+
+/// Failures of an expected side from the start, others once they have happened.
+fn failures(
+    counts: &[u64; Failure::ALL.len()],
+    expected: impl Fn(Side) -> bool,
+) -> impl Iterator<Item = (Cow<'static, str>, Value)> {
+    Failure::ALL
+        .into_iter()
+        .zip(counts)
+        .filter(move |(failure, count)| **count > 0 || expected(failure.side()))
+        .map(|(failure, count)| (failure.as_str().into(), Value::Count(*count)))
+}
+
+fn sample(labels: Vec<Cow<'static, str>>, value: Value) -> Sample {
+    Sample { labels, value }
+}
+
+fn one(value: Value) -> Vec<Sample> {
+    vec![sample(Vec::new(), value)]
+}
+
+fn version_role(one: &VersionTotals) -> Vec<Cow<'static, str>> {
+    vec![one.version.to_string().into(), one.role.as_str().into()]
+}
+
+/// A sum of gauges, none of which goes below 0.
+fn level(sum: i64) -> Value {
+    Value::Count(sum.max(0) as u64)
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// `None` where there is no /proc.
+fn open_fds() -> Option<u64> {
+    // The descriptor that reads the folder is listed, too.
+    Some((std::fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::metrics::made_up;
+
+    fn find(families: &[Family], name: &str, labels: &[&str]) -> Option<Value> {
+        let family = families.iter().find(|family| family.name == name).expect("the family is always there");
+        family.samples.iter().find(|sample| sample.labels == labels).map(|sample| sample.value.clone())
+    }
+
+    #[test]
+    fn names_types_and_labels_are_those_promised() {
+        let (_publisher, live) = made_up::nothing_live();
+        let actual: String = collect(&Metrics::new(1, live), false)
+            .iter()
+            .map(|family| {
+                let kind = format!("{:?}", family.kind).to_lowercase();
+                format!("{} {kind} {}", family.name, family.labels.join(",")).trim_end().to_owned() + "\n"
+            })
+            .collect();
+        let promised = include_str!("../../tests/data/metrics.txt");
+        assert_eq!(
+            actual, promised,
+            "dashboards and alerts depend on these: change tests/data/metrics.txt only together with CHANGELOG.md"
+        );
+    }
+
+    #[test]
+    fn every_family_keeps_the_conventions() {
+        let (_publisher, live) = made_up::live(&[("stable", Role::Stable, 90), ("canary", Role::Canary, 10)]);
+        let families = collect(&Metrics::new(1, live), true);
+        let names: BTreeSet<_> = families.iter().map(|family| family.name).collect();
+        assert_eq!(names.len(), families.len(), "two families have the same name");
+        for family in &families {
+            assert_eq!(family.name.ends_with("_total"), family.kind == Kind::Counter, "{}", family.name);
+            assert_eq!(family.name.ends_with("_info"), family.kind == Kind::Info, "{}", family.name);
+            assert!(family.help.ends_with('.'), "{}: {:?}", family.name, family.help);
+            assert!(!family.help.contains(['\n', '"', '\\']) && !family.help.contains("  "), "{}", family.help);
+            let mut seen = BTreeSet::new();
+            for sample in &family.samples {
+                assert_eq!(sample.labels.len(), family.labels.len(), "{}", family.name);
+                assert!(seen.insert(&sample.labels), "{} has {:?} twice", family.name, sample.labels);
+                assert_eq!(matches!(sample.value, Value::Histogram { .. }), family.kind == Kind::Histogram);
+            }
+        }
+    }
+
+    #[test]
+    fn both_versions_have_their_series_at_0_before_any_worker_has_seen_them() {
+        let (_publisher, live) = made_up::live(&[("stable", Role::Stable, 900), ("canary", Role::Canary, 100)]);
+        let families = collect(&Metrics::new(2, live), true);
+        for (version, role) in [("stable", "stable"), ("canary", "canary")] {
+            for code in ["200", "500", "502", "503", "504"] {
+                let labels = [version, role, "GET", code, "weighted", "", ""];
+                assert_eq!(find(&families, "splitway_requests_total", &labels), Some(Value::Count(0)), "{labels:?}");
+            }
+            for failure in Failure::ALL.into_iter().filter(|failure| failure.side() == Side::Upstream) {
+                let labels = [version, role, failure.as_str()];
+                assert_eq!(find(&families, "splitway_upstream_failures_total", &labels), Some(Value::Count(0)));
+            }
+            assert_eq!(find(&families, "splitway_split_requests_total", &[version]), Some(Value::Count(0)));
+            assert_eq!(find(&families, "splitway_split_sent_ratio", &[version]), Some(Value::Real(0.0)));
+        }
+        assert_eq!(find(&families, "splitway_split_weight", &["canary", "canary"]), Some(Value::Count(100)));
+        assert_eq!(find(&families, "splitway_split_total_weight", &[]), Some(Value::Count(1000)));
+        assert_eq!(find(&families, "splitway_split_asked_ratio", &["canary"]), Some(Value::Real(0.1)));
+        assert_eq!(find(&families, "splitway_endpoints", &["stable", "stable"]), Some(Value::Count(1)));
+        assert_eq!(find(&families, "splitway_refused_requests_total", &["bad_request"]), Some(Value::Count(0)));
+        assert_eq!(find(&families, "splitway_ready", &[]), Some(Value::Count(1)));
+        assert_eq!(find(&families, "splitway_snapshot_generation", &[]), Some(Value::Count(1)));
+    }
+
+    #[test]
+    fn the_cells_of_all_workers_are_added_up() {
+        let (_publisher, live) = made_up::live(&[("stable", Role::Stable, 3), ("canary", Role::Canary, 1)]);
+        let metrics = Metrics::new(3, live);
+        let route = metrics.route(&crate::route::RouteName::new("testers"));
+        let (stable, canary) = (VersionHash::new("stable"), VersionHash::new("canary"));
+        for worker in 0..3 {
+            let cells = metrics.version(worker, &canary, Role::Canary);
+            for (code, failure, route) in [(200, None, 0), (503, Some(Failure::ConnectRefused), route)] {
+                let reason = if route == 0 { Reason::Weighted } else { Reason::Route };
+                cells.requests.count(Labels { method: Method::Post, code, reason, failure, route });
+                cells.duration.record(7_000_000);
+            }
+            cells.split.add(1);
+            cells.failures[Failure::ConnectRefused as usize].add(2);
+            cells.in_flight.add(1);
+            metrics.version(worker, &stable, Role::Stable).split.add(3);
+            metrics.proxy(worker).connections_accepted.add(5);
+            metrics.proxy(worker).refused[Failure::HeadTimeout as usize].add(1);
+        }
+        metrics.reloads.bad.add(1);
+        let families = collect(&metrics, true);
+        for (name, labels, count) in [
+            ("splitway_requests_total", &["canary", "canary", "POST", "200", "weighted", "", ""][..], 3),
+            ("splitway_requests_total", &["canary", "canary", "POST", "503", "route", "testers", "connect_refused"], 3),
+            ("splitway_upstream_failures_total", &["canary", "canary", "connect_refused"], 6),
+            ("splitway_requests_in_flight", &["canary", "canary"], 3),
+            ("splitway_split_requests_total", &["stable"], 9),
+            ("splitway_downstream_connections_accepted_total", &[], 15),
+            ("splitway_refused_requests_total", &["head_timeout"], 3),
+            ("splitway_reloads_total", &["bad"], 1),
+            ("splitway_reloads_total", &["good"], 0),
+        ] {
+            assert_eq!(find(&families, name, labels), Some(Value::Count(count)), "{name} {labels:?}");
+        }
+        assert_eq!(find(&families, "splitway_split_sent_ratio", &["canary"]), Some(Value::Real(0.25)));
+        let Some(Value::Histogram { buckets, sum }) =
+            find(&families, "splitway_request_duration_seconds", &["canary", "canary"])
+        else {
+            panic!("the histogram is there")
+        };
+        assert_eq!((buckets[0], buckets[1], buckets.len()), ((0.005, 0), (0.01, 6), 15));
+        assert_eq!(sum, 0.042);
+    }
+
+    #[test]
+    fn series_of_a_version_that_is_gone_stay_with_weight_0() {
+        let (mut publisher, live) = made_up::live(&[("stable", Role::Stable, 3), ("canary", Role::Canary, 1)]);
+        let metrics = Metrics::new(1, live);
+        metrics.version(0, &VersionHash::new("stable"), Role::Stable).split.add(3);
+        // Nobody has looked at the first snapshot but this scrape.
+        collect(&metrics, true);
+        made_up::publish(&mut publisher, &[("canary", Role::Stable, 1)]);
+        let families = collect(&metrics, true);
+        assert_eq!(find(&families, "splitway_split_requests_total", &["stable"]), Some(Value::Count(3)));
+        assert_eq!(find(&families, "splitway_split_weight", &["stable", "stable"]), Some(Value::Count(0)));
+        // A promoted version keeps what it counted in its old role.
+        assert_eq!(find(&families, "splitway_split_weight", &["canary", "canary"]), Some(Value::Count(0)));
+        assert_eq!(find(&families, "splitway_split_weight", &["canary", "stable"]), Some(Value::Count(1)));
+        assert_eq!(find(&families, "splitway_snapshot_generation", &[]), Some(Value::Count(2)));
+    }
+
+    #[test]
+    fn routes_beyond_the_last_number_share_a_label() {
+        let (_publisher, live) = made_up::nothing_live();
+        let metrics = Metrics::new(1, live);
+        let number = |i: usize| metrics.route(&crate::route::RouteName::new(&format!("r{i}")));
+        let numbers: Vec<u16> = (0..crate::metrics::cells::MAX_ROUTES + 2).map(number).collect();
+        let totals = metrics.totals();
+        assert_eq!(totals.route(numbers[999]), "r999");
+        assert_eq!(totals.route(numbers[1000]), "_OTHER");
+        assert_eq!(numbers[1000], numbers[1001]);
+        assert_eq!(totals.route(0), "");
+    }
+}

@@ -8,29 +8,41 @@
 //! more. The one exception is [`Table`], whose keys are stored with Release after their first count, and loaded with
 //! Acquire, so that a scrape never sees a key without its count.
 //!
-//! `cells` holds the counters, `families` names every metric, `text` writes the two formats.
+//! Files, in reading order:
+//!
+//! * `cells`: the counters of one worker;
+//! * `totals`: their sums over all workers, as plain numbers;
+//! * `families`: every metric by name, with its help, type, labels and where its numbers come from;
+//! * `text`: the two formats in which they are written.
 
 pub mod cells;
 pub mod families;
 pub mod text;
+mod totals;
 
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
+pub use totals::{ProxyTotals, Totals, VersionTotals};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use crate::route::live::Live;
 use crate::route::{Role, RouteName, VersionHash};
 
 /// Every counter of the process. Locks are taken on changes and scrapes only.
 pub struct Metrics {
+    started: SystemTime,
     workers: usize,
     live: Live,
-    versions: Mutex<BTreeMap<(VersionHash, Role), Vec<Arc<VersionCells>>>>,
+    versions: Mutex<Versions>,
     routes: Mutex<Vec<RouteName>>,
     proxy: Vec<Arc<ProxyCells>>,
     pub reloads: Reloads,
 }
+
+/// For each version and role that was ever live: the cells of every worker.
+type Versions = BTreeMap<(VersionHash, Role), Vec<Arc<VersionCells>>>;
 
 /// Counted by the change path; one writer.
 #[derive(Default)]
@@ -42,6 +54,7 @@ pub struct Reloads {
 impl Metrics {
     pub fn new(workers: usize, live: Live) -> Self {
         Self {
+            started: SystemTime::now(),
             workers,
             live,
             versions: Mutex::default(),
@@ -59,20 +72,77 @@ impl Metrics {
     /// The cells of one worker for a version in a role. Asking creates the series, at 0, for all workers.
     pub fn version(&self, worker: usize, version: &VersionHash, role: Role) -> Arc<VersionCells> {
         let mut versions = self.versions.lock().expect("no holder of this lock panics");
-        versions.entry((version.clone(), role)).or_insert_with(|| (0..self.workers).map(|_| Arc::default()).collect())
-            [worker]
-            .clone()
+        versions.entry((version.clone(), role)).or_insert_with(|| self.fresh())[worker].clone()
     }
 
-    /// A small number for a route's name, the same for the life of the process; 0 means "no route".
+    fn fresh(&self) -> Vec<Arc<VersionCells>> {
+        (0..self.workers).map(|_| Arc::default()).collect()
+    }
+
+    /// A small number for a route's name, the same for the life of the process; 0 means "no route". All names beyond
+    /// [`cells::MAX_ROUTES`] share one number.
     pub fn route(&self, name: &RouteName) -> u16 {
         let mut routes = self.routes.lock().expect("no holder of this lock panics");
         let known = routes.iter().position(|known| known == name).unwrap_or_else(|| {
             if routes.len() < cells::MAX_ROUTES {
                 routes.push(name.clone());
+                routes.len() - 1
+            } else {
+                cells::MAX_ROUTES
             }
-            routes.len() - 1
         });
         known as u16 + 1
+    }
+}
+
+/// Snapshots for tests of metrics and of the views that show them.
+#[cfg(test)]
+pub(crate) mod made_up {
+    use super::*;
+    use crate::route::live::{self, Publisher};
+    use crate::route::{Backend, Identity, Routing, Shares, Snapshot, bucket, picker};
+
+    pub(crate) fn nothing_live() -> (Publisher, Live) {
+        live::channel()
+    }
+
+    /// Each version with its role and weight.
+    pub(crate) fn live(versions: &[(&str, Role, u32)]) -> (Publisher, Live) {
+        let (mut publisher, live) = live::channel();
+        publish(&mut publisher, versions);
+        (publisher, live)
+    }
+
+    pub(crate) fn publish(publisher: &mut Publisher, versions: &[(&str, Role, u32)]) {
+        publish_routing(publisher, routing(versions));
+    }
+
+    pub(crate) fn publish_routing(publisher: &mut Publisher, routing: Routing) {
+        let identity = Identity { seed: picker::Seed(1, 2), turn: Default::default(), mint: Arc::new(bucket::Mint) };
+        let snapshot = Snapshot::build(routing, &identity, publisher.current().as_deref()).expect("it fits together");
+        publisher.publish(snapshot);
+    }
+
+    pub(crate) fn routing(versions: &[(&str, Role, u32)]) -> Routing {
+        let endpoint = |i: usize| ([127, 0, 0, 1], 9001 + i as u16).into();
+        Routing {
+            backends: versions
+                .iter()
+                .enumerate()
+                .map(|(i, (version, role, _))| Backend {
+                    version: VersionHash::new(version),
+                    role: *role,
+                    endpoints: [endpoint(i)].into(),
+                })
+                .collect(),
+            split: Shares::new(
+                versions.iter().map(|(version, _, weight)| (VersionHash::new(version), *weight)).collect(),
+            )
+            .expect("weights add up"),
+            routes: Vec::new(),
+            sticky: None,
+            override_: None,
+            policy: Default::default(),
+        }
     }
 }

@@ -17,7 +17,10 @@ impl Seed {
         self
     }
 }
-pub struct Tally;
+pub struct Tally {
+    pub requests: u64,
+    pub asked: Vec<(VersionHash, f64)>,
+}
 pub struct Split {
     n: AtomicU64,
     w: Vec<(usize, u64)>,
@@ -48,6 +51,6 @@ impl Split {
         self.at(self.n.load(Ordering::Relaxed))
     }
     pub fn tally(&self) -> Tally {
-        Tally
+        Tally { requests: self.n.load(Ordering::Relaxed), asked: Vec::new() }
     }
 }

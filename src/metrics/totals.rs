@@ -1,0 +1,152 @@
+//! What all workers counted together, as plain numbers.
+
+use std::collections::HashMap;
+
+use super::cells::{BUCKETS, Labels, QuantileCounts};
+use super::{Metrics, ProxyCells, VersionCells};
+use crate::proxy::Failure;
+use crate::route::{Role, VersionHash};
+
+/// One reading of every cell. Each number is true by itself; two of them may be apart by the requests that came in
+/// between.
+#[derive(Clone, Debug)]
+pub struct Totals {
+    /// Every version that was ever live, once per role that it had, in a fixed order.
+    pub versions: Vec<VersionTotals>,
+    pub proxy: ProxyTotals,
+    /// Names of routes; a label's route 1 is the first one.
+    routes: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct VersionTotals {
+    pub version: VersionHash,
+    pub role: Role,
+    /// Requests by label, in a fixed order.
+    pub requests: Vec<(Labels, u64)>,
+    /// Requests whose labels found no room; not among `requests`.
+    pub overflow: u64,
+    pub uncounted: u64,
+    /// Not cumulative; one more than there are bounds.
+    pub duration_buckets: [u64; BUCKETS.len() + 1],
+    pub duration_sum_ns: u64,
+    pub quantiles: QuantileCounts,
+    pub in_flight: i64,
+    pub split: u64,
+    pub failures: [u64; Failure::ALL.len()],
+    pub retries: u64,
+    pub connections: i64,
+    pub connections_opened: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ProxyTotals {
+    pub connections: i64,
+    pub connections_accepted: u64,
+    pub refused: [u64; Failure::ALL.len()],
+}
+
+impl Metrics {
+    /// Reads and adds up all cells. Versions of the live snapshot are there even if no worker has noticed them yet, and
+    /// whatever was there once stays.
+    pub fn totals(&self) -> Totals {
+        let mut versions = self.versions.lock().expect("no holder of this lock panics");
+        if let Some(snapshot) = self.live.current() {
+            for backend in snapshot.backends() {
+                versions.entry((backend.version.clone(), backend.role)).or_insert_with(|| self.fresh());
+            }
+        }
+        let versions =
+            versions.iter().map(|((version, role), cells)| VersionTotals::of(version.clone(), *role, cells)).collect();
+        let routes = self.routes.lock().expect("no holder of this lock panics");
+        Totals {
+            versions,
+            proxy: ProxyTotals::of(&self.proxy),
+            routes: routes.iter().map(|name| name.as_str().to_owned()).collect(),
+        }
+    }
+}
+
+impl Totals {
+    /// How many requests the exact split gave to a version, in whatever role.
+    pub fn split(&self, version: &VersionHash) -> u64 {
+        self.versions.iter().filter(|one| one.version == *version).map(|one| one.split).sum()
+    }
+
+    /// The name behind [`Labels::route`]; empty when no route decided.
+    pub fn route(&self, number: u16) -> String {
+        match number.checked_sub(1) {
+            None => String::new(),
+            Some(index) => self.routes.get(usize::from(index)).cloned().unwrap_or_else(|| "_OTHER".to_owned()),
+        }
+    }
+}
+
+impl VersionTotals {
+    fn of(version: VersionHash, role: Role, workers: &[impl AsRef<VersionCells>]) -> Self {
+        let mut requests = HashMap::new();
+        let mut all = Self {
+            version,
+            role,
+            requests: Vec::new(),
+            overflow: 0,
+            uncounted: 0,
+            duration_buckets: Default::default(),
+            duration_sum_ns: 0,
+            quantiles: QuantileCounts::default(),
+            in_flight: 0,
+            split: 0,
+            failures: Default::default(),
+            retries: 0,
+            connections: 0,
+            connections_opened: 0,
+        };
+        for cells in workers.iter().map(AsRef::as_ref) {
+            cells.requests.each(|labels, count| *requests.entry(labels).or_default() += count);
+            all.overflow += cells.requests.overflow.get();
+            all.uncounted += cells.uncounted.get();
+            for (i, bucket) in all.duration_buckets.iter_mut().enumerate() {
+                *bucket += cells.duration.bucket(i);
+            }
+            all.duration_sum_ns += cells.duration.sum_ns();
+            cells.quantiles.add_to(&mut all.quantiles);
+            all.in_flight += cells.in_flight.get();
+            all.split += cells.split.get();
+            for (sum, cell) in all.failures.iter_mut().zip(&cells.failures) {
+                *sum += cell.get();
+            }
+            all.retries += cells.retries.get();
+            all.connections += cells.connections.get();
+            all.connections_opened += cells.connections_opened.get();
+        }
+        all.requests = requests.into_iter().collect();
+        all.requests.sort_by_key(|(labels, _)| {
+            (labels.method as u8, labels.code, labels.reason, labels.route, labels.failure.map(|failure| failure as u8))
+        });
+        all
+    }
+
+    /// All counted requests, whatever their labels.
+    pub fn requests(&self) -> u64 {
+        self.requests.iter().map(|(_, count)| count).sum::<u64>() + self.overflow
+    }
+
+    /// Counted requests whose answer was a server error (5xx).
+    pub fn server_errors(&self) -> u64 {
+        self.requests.iter().filter(|(labels, _)| labels.code >= 500).map(|(_, count)| count).sum()
+    }
+}
+
+impl ProxyTotals {
+    fn of(workers: &[impl AsRef<ProxyCells>]) -> Self {
+        let mut all = Self::default();
+        for cells in workers.iter().map(AsRef::as_ref) {
+            all.connections += cells.connections.get();
+            all.connections_accepted += cells.connections_accepted.get();
+            for (sum, cell) in all.refused.iter_mut().zip(&cells.refused) {
+                *sum += cell.get();
+            }
+        }
+        all
+    }
+}
