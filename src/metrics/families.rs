@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
 use super::cells::{BUCKETS, Labels, Method};
-use super::{Metrics, Totals, VersionTotals};
+use super::{Account, Metrics, Totals, VersionAccount, VersionTotals};
 use crate::proxy::{Failure, Side};
-use crate::route::{Reason, Role, Snapshot, VersionHash};
+use crate::route::{Reason, Snapshot};
 
 /// One metric with all of its series.
 #[derive(Clone, Debug)]
@@ -172,7 +172,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             kind: Kind::Gauge,
             labels: VERSION,
             help: "The share of a version that the live split asks for, 0 to 1.",
-            samples: split.each(|one| Value::Real(one.asked_ratio)),
+            samples: per_version(&split, |one| Value::Real(one.asked_ratio)),
         },
         Family {
             name: "splitway_split_sent_ratio",
@@ -180,14 +180,14 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             labels: VERSION,
             help: "The share of a version in all that the exact split has given out since the process started, 0 to 1; \
                    0 before the first request.",
-            samples: split.each(|one| Value::Real(one.sent_ratio.unwrap_or(0.0))),
+            samples: per_version(&split, |one| Value::Real(one.sent_ratio.unwrap_or(0.0))),
         },
         Family {
             name: "splitway_split_requests_total",
             kind: Kind::Counter,
             labels: VERSION,
             help: "Requests that the exact split gave to a version, whatever became of them.",
-            samples: split.each(|one| Value::Count(one.sent)),
+            samples: per_version(&split, |one| Value::Count(one.sent)),
         },
         Family {
             name: "splitway_split_asked_requests_total",
@@ -195,7 +195,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             labels: VERSION,
             help: "Requests that an ideal split would have given to a version: the sum of its share over all requests. \
                    Never further than 1 from splitway_split_requests_total when there are two versions.",
-            samples: split.each(|one| Value::Real(one.asked_requests)),
+            samples: per_version(&split, |one| Value::Real(one.asked_requests)),
         },
         Family {
             name: "splitway_downstream_connections",
@@ -289,63 +289,8 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
     ]
 }
 
-/// The exact split's account: what was asked for, and what was given.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Account {
-    /// What the weights of the live split add up to; 0 before the first snapshot.
-    pub total: u64,
-    /// Numbers that the split has given out since the process started.
-    pub requests: u64,
-    /// Every version that the split ever named or whose backend was ever live, in a fixed order.
-    pub versions: Vec<VersionAccount>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct VersionAccount {
-    pub version: VersionHash,
-    /// `None`: not in the live snapshot.
-    pub role: Option<Role>,
-    pub weight: u64,
-    pub asked_ratio: f64,
-    /// Requests that the split gave to it.
-    pub sent: u64,
-    /// `None` before the first request.
-    pub sent_ratio: Option<f64>,
-    /// Requests that an ideal split would have given to it by now.
-    pub asked_requests: f64,
-}
-
-impl Account {
-    pub fn of(totals: &Totals, snapshot: Option<&Snapshot>) -> Self {
-        let tally = snapshot.map(Snapshot::tally);
-        let asked = tally.as_ref().map_or(&[][..], |tally| &tally.asked);
-        let mut names: Vec<&VersionHash> =
-            totals.versions.iter().map(|one| &one.version).chain(asked.iter().map(|(version, _)| version)).collect();
-        names.sort();
-        names.dedup();
-        let total = snapshot.map_or(0, |snapshot| u64::from(snapshot.shares().total()));
-        let given: u64 = totals.versions.iter().map(|one| one.split).sum();
-        let versions = names.into_iter().map(|version| {
-            let weight = snapshot.map_or(0, |snapshot| u64::from(snapshot.weight(version)));
-            let sent = totals.split(version);
-            VersionAccount {
-                version: version.clone(),
-                role: snapshot.and_then(|snapshot| {
-                    snapshot.backends().iter().find(|backend| backend.version == *version).map(|backend| backend.role)
-                }),
-                weight,
-                asked_ratio: if total == 0 { 0.0 } else { weight as f64 / total as f64 },
-                sent,
-                sent_ratio: (given > 0).then(|| sent as f64 / given as f64),
-                asked_requests: asked.iter().find(|(named, _)| named == version).map_or(0.0, |(_, asked)| *asked),
-            }
-        });
-        Self { total, requests: tally.as_ref().map_or(0, |tally| tally.requests), versions: versions.collect() }
-    }
-
-    fn each(&self, value: impl Fn(&VersionAccount) -> Value) -> Vec<Sample> {
-        self.versions.iter().map(|one| sample(vec![one.version.to_string().into()], value(one))).collect()
-    }
+fn per_version(account: &Account, value: impl Fn(&VersionAccount) -> Value) -> Vec<Sample> {
+    account.versions.iter().map(|one| sample(vec![one.version.to_string().into()], value(one))).collect()
 }
 
 fn requests(totals: &Totals, version: &VersionTotals) -> Vec<Sample> {
@@ -423,6 +368,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::made_up;
+    use crate::route::{Role, VersionHash};
 
     fn find(families: &[Family], name: &str, labels: &[&str]) -> Option<Value> {
         let family = families.iter().find(|family| family.name == name).expect("the family is always there");

@@ -12,14 +12,17 @@
 //!
 //! * `cells`: the counters of one worker;
 //! * `totals`: their sums over all workers, as plain numbers;
+//! * `account`: what the exact split was asked for and what it gave;
 //! * `families`: every metric by name, with its help, type, labels and where its numbers come from;
 //! * `text`: the two formats in which they are written.
 
+mod account;
 pub mod cells;
 pub mod families;
 pub mod text;
 mod totals;
 
+pub use account::{Account, VersionAccount};
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
 pub use totals::{ProxyTotals, Totals, VersionTotals};
 

@@ -61,11 +61,15 @@ impl Mint {
     }
 }
 pub struct Users {
+    sticky: Sticky,
     cuts: Cuts,
 }
 impl Users {
-    pub fn new(_: Sticky, cuts: Cuts) -> Self {
-        Self { cuts }
+    pub fn new(sticky: Sticky, cuts: Cuts) -> Self {
+        Self { sticky, cuts }
+    }
+    pub fn sticky(&self) -> &Sticky {
+        &self.sticky
     }
     pub fn place(&self, _: &impl super::Head) -> Option<Place> {
         None

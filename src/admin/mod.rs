@@ -1,0 +1,825 @@
+//! What an operator asks. IMPURE and COLD: shows, never steers; every endpoint is read-only.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/` | this list |
+//! | `/metrics` | Prometheus text 0.0.4, or OpenMetrics 1.0 if `Accept` prefers it |
+//! | `/healthz`, `/livez` | 200 while the process answers |
+//! | `/readyz`, `/ready` | 200 while traffic is welcome: a snapshot is live and the proxy is not draining; else 503. `?verbose` lists the conditions |
+//! | `/config` | the live snapshot as JSON: generation, weights asked, shares really sent, endpoints, routes |
+//! | `/explain` | which version a made-up request would get, and why |
+//!
+//! Files: `view` is the serializable picture of `/config`; `explain` is the made-up request.
+
+pub mod explain;
+pub mod view;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::control::SharedStatus;
+use crate::metrics::Metrics;
+use crate::metrics::families;
+use crate::metrics::text::Format;
+use crate::route::live::Live;
+use explain::Question;
+use view::Picture;
+
+/// Where the answers come from.
+#[derive(Clone)]
+pub struct Context {
+    pub live: Live,
+    pub metrics: Arc<Metrics>,
+    pub status: SharedStatus,
+    pub readiness: Readiness,
+}
+
+/// Whether traffic is welcome.
+#[derive(Clone)]
+pub struct Readiness {
+    live: Live,
+    draining: Arc<AtomicBool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No snapshot is live yet.
+    Starting,
+    Ready,
+    Draining,
+}
+
+impl Readiness {
+    pub fn new(live: Live) -> Self {
+        Self { live, draining: Arc::default() }
+    }
+
+    /// From now on load balancers should look for somebody else. There is no way back.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn state(&self) -> State {
+        if self.draining.load(Ordering::Relaxed) {
+            State::Draining
+        } else if self.live.generation().0 == 0 {
+            State::Starting
+        } else {
+            State::Ready
+        }
+    }
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Ready => "ready",
+            State::Draining => "draining",
+        }
+    }
+}
+
+/// A listener that is bound and not yet served.
+pub struct Bound {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+/// Port 0 takes any free port.
+pub fn bind(address: SocketAddr) -> io::Result<Bound> {
+    let open = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Bound { listener, address })
+    };
+    open().map_err(|error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address} for admin: {error}"))
+    })
+}
+
+/// So that no client can hold more than a little of the process, nor for long.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Open at once; more wait in the kernel's queue until one ends.
+    connections: usize,
+    /// For the head of a request; also for the next one on a connection that is kept.
+    head: Duration,
+    /// For one connection, however busy; then it ends after the answer it is giving.
+    life: Duration,
+    /// For the last answer of a connection that has to end.
+    grace: Duration,
+}
+
+const BOUNDS: Bounds = Bounds {
+    connections: 64,
+    head: Duration::from_secs(5),
+    life: Duration::from_secs(60),
+    grace: Duration::from_secs(2),
+};
+
+/// Bytes of a request's head, and its header lines. Beyond: 431.
+const HEAD_BYTES: usize = 16 * 1024;
+const HEADER_LINES: usize = 64;
+
+impl Bound {
+    /// The address really bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` is over, then for as long as open answers need, but not long. To be run on a tokio runtime.
+    pub fn serve(self, context: Context, shutdown: impl Future<Output = ()>) -> impl Future<Output = ()> {
+        self.serve_within(BOUNDS, context, shutdown)
+    }
+
+    async fn serve_within(self, bounds: Bounds, context: Context, shutdown: impl Future<Output = ()>) {
+        let listener = TcpListener::from_std(self.listener).expect("a bound socket can be registered");
+        let (stop, stopped) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept(), if connections.len() < bounds.connections => match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(serve_connection(stream, context.clone(), bounds, stopped.clone()));
+                    }
+                    // Out of descriptors or memory, as a rule: wait for some to come back rather than spin.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        }
+        drop(listener);
+        stop.send_replace(true);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+async fn serve_connection(stream: TcpStream, context: Context, bounds: Bounds, mut stopped: watch::Receiver<bool>) {
+    let service = service_fn(|request| {
+        let answer = answer(&context, &request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.head)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADER_LINES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        // An error here is a client that left or spoke nonsense: nobody is there to be told.
+        _ = connection.as_mut() => return,
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+        () = tokio::time::sleep(bounds.life) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(bounds.grace, connection).await;
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Every path with what it shows.
+const ENDPOINTS: [(&str, &str); 8] = [
+    ("/metrics", "Prometheus metrics"),
+    ("/healthz", "200 while the process answers"),
+    ("/livez", "the same"),
+    ("/readyz", "200 while traffic is welcome, else 503; ?verbose lists the conditions"),
+    ("/ready", "the same"),
+    ("/config", "what is live, as JSON: weights asked, shares really sent, endpoints, routes"),
+    ("/explain", "which version a request would get, and why; for example"),
+    ("/", "this list"),
+];
+
+fn answer<B: Body>(context: &Context, request: &Request<B>) -> Answer {
+    let path = request.uri().path();
+    let answer = if !ENDPOINTS.iter().any(|(known, _)| *known == path) {
+        nothing_there(path)
+    } else if request.method() != Method::GET && request.method() != Method::HEAD {
+        only_shows(request.method())
+    } else {
+        show(context, request)
+    };
+    finish(answer, request)
+}
+
+fn show<B>(context: &Context, request: &Request<B>) -> Answer {
+    let query = request.uri().query().unwrap_or_default();
+    match request.uri().path() {
+        "/metrics" => metrics(context, request),
+        "/healthz" | "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" | "/ready" => readyz(context, query.split('&').any(|flag| flag.split('=').next() == Some("verbose"))),
+        "/config" => json(StatusCode::OK, &Picture::take(context)),
+        "/explain" => explain(context, query),
+        _ => text(StatusCode::OK, index()),
+    }
+}
+
+/// What all answers have in common.
+fn finish<B: Body>(mut answer: Answer, request: &Request<B>) -> Answer {
+    let headers = answer.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    );
+    if !request.body().is_end_stream() {
+        // Nobody reads that body, so nothing can follow it.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+fn index() -> String {
+    let mut lines = format!("splitway {} admin\n\n", env!("CARGO_PKG_VERSION"));
+    for (path, shows) in ENDPOINTS {
+        lines.push_str(&format!("{path:<10} {shows}\n"));
+        if path == "/explain" {
+            lines.push_str(&format!("{:<10} {}\n", "", explain::EXAMPLE));
+        }
+    }
+    lines
+}
+
+fn metrics<B>(context: &Context, request: &Request<B>) -> Answer {
+    let accept: Vec<&str> =
+        request.headers().get_all(http::header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let format = Format::wanted(&accept.join(","));
+    let families = families::collect(&context.metrics, context.readiness.state() == State::Ready);
+    let mut answer = text(StatusCode::OK, format.write(families));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    // The same path has two faces.
+    answer.headers_mut().insert(http::header::VARY, HeaderValue::from_static("accept"));
+    answer
+}
+
+fn readyz(context: &Context, verbose: bool) -> Answer {
+    let state = context.readiness.state();
+    let generation = context.live.generation().0;
+    let refused = context.status.lock().expect("no holder of this lock panics").refused.is_some();
+    let status = if state == State::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let snapshot = match (generation, refused) {
+        (0, false) => "no snapshot is live yet".to_owned(),
+        (0, true) => "no snapshot is live yet, and the last try was refused: /config says why".to_owned(),
+        (_, false) => format!("generation {generation} is live"),
+        (_, true) => format!("generation {generation} is live; a later change was refused: /config says why"),
+    };
+    if verbose {
+        let line = |good: bool, what: &str| format!("[{}] {what}\n", if good { '+' } else { '-' });
+        let draining = state == State::Draining;
+        return text(
+            status,
+            line(generation > 0, &format!("snapshot: {snapshot}"))
+                + &line(!draining, &format!("serving: {}", if draining { "draining" } else { "not draining" }))
+                + &format!("{}\n", state.as_str()),
+        );
+    }
+    text(
+        status,
+        match state {
+            State::Ready => "ok\n".to_owned(),
+            State::Starting => format!("starting: {snapshot}\n"),
+            State::Draining => "draining: the proxy is about to stop\n".to_owned(),
+        },
+    )
+}
+
+fn explain(context: &Context, query: &str) -> Answer {
+    let Some(snapshot) = context.live.current() else {
+        return problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no snapshot is live yet, so nothing can be decided".to_owned(),
+            "wait until /readyz answers 200, or see /config for what was refused".to_owned(),
+        );
+    };
+    match Question::from_query(query) {
+        Ok(question) => json(StatusCode::OK, &snapshot.explain(&question)),
+        Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", explain::EXAMPLE)),
+    }
+}
+
+/// An error for people and programs.
+#[derive(Serialize)]
+struct Problem {
+    error: String,
+    remedy: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    endpoints: Vec<&'static str>,
+}
+
+fn nothing_there(path: &str) -> Answer {
+    let remedy = match nearest(path, ENDPOINTS.map(|(path, _)| path)) {
+        Some(close) => format!("did you mean {close}?"),
+        None => "ask for one of the endpoints listed here; / explains them".to_owned(),
+    };
+    let endpoints = ENDPOINTS.map(|(path, _)| path).into();
+    json(StatusCode::NOT_FOUND, &Problem { error: format!("there is no {path} here"), remedy, endpoints })
+}
+
+fn only_shows(method: &Method) -> Answer {
+    let mut refusal = problem(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not possible here: this listener only shows"),
+        "use GET or HEAD; to change the split, change the file that the proxy was started with".to_owned(),
+    );
+    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    refusal
+}
+
+fn problem(status: StatusCode, error: String, remedy: String) -> Answer {
+    json(status, &Problem { error, remedy, endpoints: Vec::new() })
+}
+
+/// The name that was probably meant, if one is close enough.
+fn nearest<const N: usize>(wrong: &str, names: [&'static str; N]) -> Option<&'static str> {
+    let likeness = |name: &&str| strsim::normalized_damerau_levenshtein(&wrong.to_lowercase(), name);
+    let best = names.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(&best) >= 0.6).then_some(best)
+}
+
+fn text(status: StatusCode, body: String) -> Answer {
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+/// Indented: people read it with curl.
+fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+    let text = serde_json::to_string_pretty(body).expect("plain data without maps can be written");
+    respond(status, "application/json", text + "\n")
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::from(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::time::SystemTime;
+
+    use http::header::HeaderName;
+    use serde_json::{Value, json};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::control::{Rejected, Status};
+    use crate::metrics::made_up;
+    use crate::route::bucket::{BucketCookie, KeySource, SameSite, Sticky};
+    use crate::route::live::Publisher;
+    use crate::route::matches::{Match, ValueMatch};
+    use crate::route::{Action, Override, Role, Route, RouteName, Shares, VersionHash};
+
+    /// An admin listener at work on a thread of its own.
+    struct Served {
+        address: SocketAddr,
+        publisher: Publisher,
+        context: Context,
+        stop: Option<oneshot::Sender<()>>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    }
+
+    impl Served {
+        /// Nothing is live yet.
+        fn start(bounds: Bounds) -> Self {
+            let (publisher, live) = made_up::nothing_live();
+            let context = Context {
+                metrics: Arc::new(Metrics::new(2, live.clone())),
+                status: SharedStatus::default(),
+                readiness: Readiness::new(live.clone()),
+                live,
+            };
+            let bound = bind(([127, 0, 0, 1], 0).into()).expect("there is a free port");
+            let address = bound.address();
+            let (stop, stopped) = oneshot::channel();
+            let served = context.clone();
+            let thread = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let serve = bound.serve_within(bounds, served, async {
+                    let _ = stopped.await;
+                });
+                // As a spawned task, so that it is known to be `Send`.
+                runtime.block_on(runtime.spawn(serve)).unwrap();
+            });
+            Self { address, publisher, context, stop: Some(stop), thread: Some(thread) }
+        }
+
+        fn ready() -> Self {
+            let mut served = Self::start(BOUNDS);
+            made_up::publish(&mut served.publisher, &[("stable", Role::Stable, 189), ("canary", Role::Canary, 11)]);
+            served
+        }
+
+        fn connect(&self) -> std::net::TcpStream {
+            let stream = std::net::TcpStream::connect(self.address).unwrap();
+            // Only so that a failing test ends.
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            stream
+        }
+
+        fn ask(&self, head: &str) -> Reply {
+            let mut stream = self.connect();
+            stream.write_all(format!("{head}\r\nhost: admin\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
+            Reply::read(stream)
+        }
+
+        fn get(&self, path: &str) -> Reply {
+            self.ask(&format!("GET {path} HTTP/1.1"))
+        }
+
+        fn get_json(&self, path: &str) -> Value {
+            let reply = self.get(path);
+            assert_eq!(reply.header("content-type"), "application/json", "{path}");
+            serde_json::from_str(&reply.body).unwrap()
+        }
+    }
+
+    impl Drop for Served {
+        fn drop(&mut self) {
+            let _ = self.stop.take().map(|stop| stop.send(()));
+            let outcome = self.thread.take().map(std::thread::JoinHandle::join);
+            assert!(std::thread::panicking() || !matches!(outcome, Some(Err(_))), "the listener panicked");
+        }
+    }
+
+    struct Reply {
+        status: u16,
+        head: String,
+        body: String,
+    }
+
+    impl Reply {
+        /// Everything up to the end of the connection.
+        fn read(mut stream: std::net::TcpStream) -> Self {
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("an answer, and an end");
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+            let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+            Self { status, head: head.to_owned(), body: body.to_owned() }
+        }
+
+        fn header(&self, name: &str) -> &str {
+            let value = self.head.lines().filter_map(|line| line.split_once(": ")).find(|(found, _)| *found == name);
+            value.map_or("", |(_, value)| value)
+        }
+    }
+
+    #[test]
+    fn every_endpoint_answers_with_the_safe_headers() {
+        let served = Served::ready();
+        for (path, _) in ENDPOINTS {
+            let reply = served.get(path);
+            assert_eq!(reply.status, 200, "{path}");
+            assert_eq!(reply.header("cache-control"), "no-store", "{path}");
+            assert_eq!(reply.header("x-content-type-options"), "nosniff", "{path}");
+            assert!(reply.header("content-security-policy").starts_with("default-src 'none'"), "{path}");
+            let head = served.ask(&format!("HEAD {path} HTTP/1.1"));
+            assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
+            assert!(head.header("content-length").parse::<usize>().unwrap() > 0, "{path}");
+        }
+        for path in ["/nothing", "/metrics/"] {
+            assert_eq!(served.get(path).header("cache-control"), "no-store");
+        }
+    }
+
+    #[test]
+    fn the_index_names_every_endpoint() {
+        let index = Served::ready().get("/");
+        assert_eq!(index.header("content-type"), "text/plain; charset=utf-8");
+        for (path, shows) in ENDPOINTS {
+            assert!(index.body.lines().any(|line| line.starts_with(path) && line.ends_with(shows)), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_path_is_told_what_there_is() {
+        let served = Served::ready();
+        for (path, remedy) in [
+            ("/metric", "did you mean /metrics?"),
+            ("/healtz", "did you mean /healthz?"),
+            ("/Ready", "did you mean /ready?"),
+            ("/config_", "did you mean /config?"),
+            ("/what-is-this", "ask for one of the endpoints listed here; / explains them"),
+        ] {
+            assert_eq!(served.get(path).status, 404);
+            let answer = served.get_json(path);
+            assert_eq!(answer["error"], format!("there is no {path} here"));
+            assert_eq!(answer["remedy"], remedy);
+            assert_eq!(answer["endpoints"].as_array().map(Vec::len), Some(ENDPOINTS.len()));
+        }
+    }
+
+    #[test]
+    fn nothing_can_be_changed_here() {
+        let served = Served::ready();
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            let reply = served.ask(&format!("{method} /config HTTP/1.1"));
+            assert_eq!((reply.status, reply.header("allow")), (405, "GET, HEAD"), "{method}");
+            assert!(reply.body.contains("this listener only shows"), "{}", reply.body);
+        }
+        assert_eq!(served.ask("POST /nothing HTTP/1.1").status, 404);
+    }
+
+    #[test]
+    fn a_body_that_nobody_reads_ends_the_connection() {
+        let served = Served::ready();
+        let mut stream = served.connect();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n").unwrap();
+        let reply = Reply::read(stream);
+        assert_eq!((reply.status, reply.header("connection")), (200, "close"));
+    }
+
+    #[test]
+    fn a_head_beyond_the_bounds_is_refused() {
+        let served = Served::ready();
+        let lines: String = (0..=HEADER_LINES).map(|i| format!("\r\nx-{i}: 1")).collect();
+        assert_eq!(served.ask(&format!("GET / HTTP/1.1{lines}")).status, 431);
+        assert_eq!(served.ask("GET /healthz HTTP/1.1\r\nx-one: more").status, 200);
+    }
+
+    #[test]
+    fn metrics_come_in_the_format_that_is_asked_for() {
+        let served = Served::ready();
+        let plain = served.get("/metrics");
+        assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+        assert!(plain.body.contains("# TYPE splitway_requests_total counter\n"));
+        assert!(plain.body.contains("\nsplitway_split_weight{version=\"canary\",role=\"canary\"} 11\n"));
+        assert!(plain.body.contains("\nsplitway_ready 1\n"));
+        let open =
+            served.ask("GET /metrics HTTP/1.1\r\naccept: application/openmetrics-text;q=0.9\r\naccept: */*;q=0.1");
+        assert_eq!(open.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+        assert!(open.body.contains("# TYPE splitway_requests counter\n") && open.body.ends_with("# EOF\n"));
+        served.context.readiness.drain();
+        assert!(served.get("/metrics").body.contains("\nsplitway_ready 0\n"));
+    }
+
+    #[test]
+    fn ready_means_that_a_snapshot_is_live_and_the_proxy_is_not_draining() {
+        let mut served = Served::start(BOUNDS);
+        let check = |served: &Served, status: u16, first: &str, verbose: &str| {
+            for path in ["/readyz", "/ready"] {
+                let reply = served.get(path);
+                assert_eq!((reply.status, reply.body.as_str()), (status, first), "{path}");
+                let reply = served.get(&format!("{path}?verbose"));
+                assert_eq!((reply.status, reply.body.as_str()), (status, verbose), "{path}");
+            }
+            for path in ["/healthz", "/livez"] {
+                let reply = served.get(path);
+                assert_eq!((reply.status, reply.body.as_str()), (200, "ok\n"), "{path}");
+            }
+        };
+        check(
+            &served,
+            503,
+            "starting: no snapshot is live yet\n",
+            "[-] snapshot: no snapshot is live yet\n[+] serving: not draining\nstarting\n",
+        );
+        served.context.status.lock().unwrap().refused =
+            Some((SystemTime::UNIX_EPOCH, Rejected { origin: "f".into(), message: "m".into() }));
+        assert!(served.get("/readyz").body.contains("/config says why"));
+        served.context.status.lock().unwrap().refused = None;
+        made_up::publish(&mut served.publisher, &[("stable", Role::Stable, 1)]);
+        check(&served, 200, "ok\n", "[+] snapshot: generation 1 is live\n[+] serving: not draining\nready\n");
+        served.context.readiness.drain();
+        check(
+            &served,
+            503,
+            "draining: the proxy is about to stop\n",
+            "[+] snapshot: generation 1 is live\n[-] serving: draining\ndraining\n",
+        );
+    }
+
+    #[test]
+    fn config_is_honest_before_the_first_snapshot() {
+        let served = Served::start(BOUNDS);
+        served.context.status.lock().unwrap().refused = Some((
+            SystemTime::UNIX_EPOCH + Duration::from_secs(60),
+            Rejected { origin: "splitway.yaml".into(), message: "line 3: no".into() },
+        ));
+        assert_eq!(
+            served.get_json("/config"),
+            json!({
+                "generation": 0, "state": "starting", "applied_at": null, "origin": null, "notes": [],
+                "refused": { "at": "1970-01-01T00:01:00Z", "origin": "splitway.yaml", "message": "line 3: no" },
+            })
+        );
+        let reply = served.get("/explain");
+        assert_eq!(reply.status, 503);
+        assert!(reply.body.contains("no snapshot is live yet"));
+    }
+
+    #[test]
+    fn config_shows_the_live_snapshot_and_no_secret() {
+        let mut served = Served::start(BOUNDS);
+        let (stable, canary) = (VersionHash::new("stable"), VersionHash::new("canary"));
+        let mut routing = made_up::routing(&[("stable", Role::Stable, 189), ("canary", Role::Canary, 11)]);
+        let header = HeaderName::from_static("x-user");
+        let header_match =
+            Match { headers: vec![(header.clone(), ValueMatch::Exact("42".into()))], ..Match::default() };
+        let route = |name: &str, action| Route {
+            name: RouteName::new(name),
+            matches: vec![header_match.clone()],
+            action,
+            count: name != "half",
+        };
+        routing.routes = vec![
+            route("testers", Action::Send(canary.clone())),
+            route("half", Action::Split(Shares::new(vec![(stable.clone(), 1), (canary.clone(), 1)]).unwrap())),
+        ];
+        routing.sticky = Some(Sticky {
+            keys: vec![KeySource::Header(header), KeySource::Cookie("uid".into()), KeySource::ClientAddress],
+            salt: "spring".into(),
+            cookie: Some(BucketCookie {
+                name: "splitway".into(),
+                max_age: Some(Duration::from_secs(86_400)),
+                path: "/".into(),
+                same_site: SameSite::Lax,
+                secure: true,
+                http_only: true,
+                secret: Some(b"hush-hush".to_vec()),
+            }),
+        });
+        routing.override_ = Some(Override { header: HeaderName::from_static("x-canary"), cookie: "canary".into() });
+        routing.policy.limits.body_bytes = Some(10 << 20);
+        made_up::publish_routing(&mut served.publisher, routing);
+        *served.context.status.lock().unwrap() = Status {
+            origin: "splitway.yaml".into(),
+            applied_at: Some(SystemTime::UNIX_EPOCH),
+            notes: vec!["app.local does not resolve".into()],
+            refused: None,
+        };
+        served.context.metrics.version(0, &stable, Role::Stable).split.add(2);
+        served.context.metrics.version(1, &stable, Role::Stable).split.add(1);
+        served.context.metrics.version(1, &canary, Role::Canary).split.add(1);
+
+        assert!(!served.get("/config").body.contains("hush"));
+        let config = served.get_json("/config");
+        assert_eq!(config["generation"], 1);
+        assert_eq!(config["state"], "ready");
+        assert_eq!(config["applied_at"], "1970-01-01T00:00:00Z");
+        assert_eq!(config["origin"], "splitway.yaml");
+        assert_eq!(config["notes"], json!(["app.local does not resolve"]));
+        assert_eq!(config["refused"], Value::Null);
+        assert_eq!(config["split"]["total"], 200);
+        let version = &config["split"]["versions"][0];
+        for (name, value) in [
+            ("version", json!("canary")),
+            ("role", json!("canary")),
+            ("weight", json!(11)),
+            ("asked_ratio", json!(0.055)),
+            ("sent", json!(1)),
+            ("sent_ratio", json!(0.25)),
+        ] {
+            assert_eq!(version[name], value, "{name}");
+        }
+        let number = |name: &str| version[name].as_f64().unwrap_or_else(|| panic!("{name} is a number"));
+        assert_eq!(number("error_in_requests"), 1.0 - number("asked_requests"));
+        assert_eq!(
+            config["backends"],
+            json!([
+                { "version": "stable", "role": "stable", "endpoints": ["127.0.0.1:9001"] },
+                { "version": "canary", "role": "canary", "endpoints": ["127.0.0.1:9002"] },
+            ])
+        );
+        assert_eq!(
+            config["routes"],
+            json!([
+                {
+                    "name": "testers", "matches": ["header x-user is \"42\""], "leads_to": { "version": "canary" },
+                    "count": true,
+                },
+                {
+                    "name": "half", "matches": ["header x-user is \"42\""], "count": false,
+                    "leads_to": { "split": { "total": 2, "versions": [
+                        { "version": "stable", "weight": 1 }, { "version": "canary", "weight": 1 },
+                    ] } },
+                },
+            ])
+        );
+        assert_eq!(config["override"], json!({ "header": "x-canary", "cookie": "canary" }));
+        assert_eq!(
+            config["sticky"],
+            json!({
+                "keys": ["header x-user", "cookie uid", "client address"], "salt": "spring",
+                "cookie": {
+                    "name": "splitway", "max_age": "1day", "path": "/", "same_site": "Lax", "secure": true,
+                    "http_only": true, "secret": "configured",
+                },
+            })
+        );
+        assert_eq!(config["policy"]["timeouts"]["idle"], "1m 15s");
+        assert_eq!(config["policy"]["timeouts"]["request"], Value::Null);
+        assert_eq!(config["policy"]["limits"]["header_bytes"], "64 KiB");
+        assert_eq!(config["policy"]["limits"]["body_bytes"], "10 MiB");
+        assert_eq!(config["policy"]["retry"], json!({ "tries": 3, "other_version": true }));
+    }
+
+    #[test]
+    fn explain_decides_a_made_up_request_and_takes_no_number_from_the_split() {
+        let mut served = Served::start(BOUNDS);
+        let mut routing = made_up::routing(&[("stable", Role::Stable, 1), ("canary", Role::Canary, 1)]);
+        let cookies = vec![("team".to_owned(), ValueMatch::Prefix("qa-".into()))];
+        routing.routes = vec![Route {
+            name: RouteName::new("testers"),
+            matches: vec![Match { cookies, ..Match::default() }],
+            action: Action::Send(VersionHash::new("canary")),
+            count: true,
+        }];
+        made_up::publish_routing(&mut served.publisher, routing);
+        let answer = served.get_json("/explain?method=POST&path=/shop?x=1&cookie=team=qa-1&header=x-user:42");
+        assert_eq!((&answer["version"], &answer["reason"]), (&json!("canary"), &json!("route")));
+        assert_eq!((&answer["route"], &answer["generation"]), (&json!("testers"), &json!(1)));
+        let first = served.get_json("/explain");
+        assert_eq!(first["reason"], "weighted");
+        for _ in 0..10 {
+            assert_eq!(served.get_json("/explain"), first);
+        }
+        assert_eq!(served.get_json("/config")["split"]["requests"], 0);
+        let reply = served.get("/explain?heder=x-user:42");
+        assert_eq!(reply.status, 400);
+        assert!(reply.body.contains("did you mean header?") && reply.body.contains(explain::EXAMPLE), "{}", reply.body);
+    }
+
+    #[test]
+    fn slow_clients_do_not_hold_up_others() {
+        let served = Served::ready();
+        let _slow: Vec<_> = (1..BOUNDS.connections)
+            .map(|_| {
+                let mut stream = served.connect();
+                stream.write_all(b"GET /healthz HT").unwrap();
+                stream
+            })
+            .collect();
+        assert_eq!(served.get("/healthz").body, "ok\n");
+    }
+
+    #[test]
+    fn a_full_house_empties_when_slow_clients_run_out_of_time() {
+        let served = Served::start(Bounds { connections: 3, head: Duration::from_millis(100), ..BOUNDS });
+        let _slow: Vec<_> = (0..6)
+            .map(|_| {
+                let mut stream = served.connect();
+                stream.write_all(b"GET /healthz HT").unwrap();
+                stream
+            })
+            .collect();
+        assert_eq!(served.get("/healthz").body, "ok\n");
+    }
+
+    #[test]
+    fn no_connection_lives_forever() {
+        let served = Served::start(Bounds { life: Duration::from_millis(100), ..BOUNDS });
+        let mut stream = served.connect();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        // A kept connection, and yet this comes to an end, long before the bound of the next head.
+        assert_eq!(Reply::read(stream).body, "ok\n");
+    }
+
+    #[test]
+    fn an_idle_connection_ends_with_the_listener() {
+        let mut served = Served::start(BOUNDS);
+        let mut stream = served.connect();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        let mut first = [0; 15];
+        stream.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        served.stop.take().unwrap().send(()).unwrap();
+        served.thread.take().unwrap().join().unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.ends_with("ok\n"));
+    }
+
+    #[test]
+    fn an_address_in_use_is_named_in_the_error() {
+        let first = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let error = bind(first.address()).err().expect("the port is taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().starts_with(&format!("cannot listen on {} for admin: ", first.address())));
+    }
+}
