@@ -3,19 +3,10 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
-use crate::route::Head;
-
-/// The head of a made-up request.
-#[derive(Clone, Debug)]
-pub struct Question {
-    method: String,
-    target: PathAndQuery,
-    headers: HeaderMap,
-    client: IpAddr,
-}
+use crate::route::MadeUp;
 
 /// What may be asked, in the query string of `/explain`.
 const PARAMETERS: [&str; 5] = ["method", "path", "header", "cookie", "client"];
@@ -23,93 +14,72 @@ const PARAMETERS: [&str; 5] = ["method", "path", "header", "cookie", "client"];
 /// Shown with every error.
 pub const EXAMPLE: &str = "/explain?method=GET&path=/shop&header=x-user:42&cookie=uid=7&client=10.0.0.1";
 
-impl Question {
-    /// `target` is a path with or without a query, as in a request line; `headers` are names and values in order, cookies
-    /// among them. Says what is wrong in words for the person who asks.
-    pub fn new(method: &str, target: &str, headers: Vec<(String, String)>, client: IpAddr) -> Result<Self, String> {
-        if http::Method::from_bytes(method.as_bytes()).is_err() {
-            return Err(format!("{method:?} is not a method; expected a word such as GET or POST"));
-        }
-        if !target.starts_with('/') && target != "*" {
-            return Err(format!("the path {target:?} does not begin with /; expected a path such as /shop?x=1"));
-        }
-        let path = target.parse().map_err(|_| {
-            format!(
-                "{target:?} is not a path that a request can have; expected one such as /shop?x=1, with %20 for a space"
-            )
-        })?;
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            let parsed = HeaderName::from_bytes(name.as_bytes())
-                .map_err(|_| format!("{name:?} is not a header's name; expected one such as x-user"))?;
-            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
-                format!("header {name} has the value {value:?}; expected text without control characters")
-            })?;
-            map.append(parsed, value);
-        }
-        Ok(Self { method: method.to_owned(), target: path, headers: map, client })
+/// `target` is a path with or without a query, as in a request line; `headers` are names and values in order, cookies
+/// among them. Says what is wrong in words for the person who asks.
+pub fn question(method: &str, target: &str, headers: Vec<(String, String)>, client: IpAddr) -> Result<MadeUp, String> {
+    if http::Method::from_bytes(method.as_bytes()).is_err() {
+        return Err(format!("{method:?} is not a method; expected a word such as GET or POST"));
     }
-
-    /// Reads the query string of `/explain`. Names and values are percent-decoded once; `+` means `+`. What is not said is
-    /// `GET /` from 127.0.0.1 without headers.
-    pub fn from_query(query: &str) -> Result<Self, String> {
-        let (mut method, mut target, mut client) = (None, None, None);
-        let mut headers = Vec::new();
-        let mut cookies: Vec<String> = Vec::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (decode(name)?, decode(value)?);
-            let once = |place: &mut Option<String>| match place.replace(value.to_string()) {
-                None => Ok(()),
-                Some(_) => Err(format!("{name} is there twice; expected it once")),
-            };
-            match &*name {
-                "method" => once(&mut method)?,
-                "path" => once(&mut target)?,
-                "client" => once(&mut client)?,
-                "header" => {
-                    let (name, value) = value.split_once(':').ok_or_else(|| {
-                        format!("header is {value:?}; expected a name and a value, such as x-user:42")
-                    })?;
-                    // As in a header line (RFC 9110 section 5.5): spaces and tabs around the value are no part of it.
-                    headers.push((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()));
-                }
-                "cookie" if value.contains('=') => cookies.push(value.into_owned()),
-                "cookie" => {
-                    return Err(format!("cookie is {value:?}; expected a name and a value, such as uid=7"));
-                }
-                _ => return Err(unknown(&name)),
-            }
-        }
-        if !cookies.is_empty() {
-            headers.push(("cookie".to_owned(), cookies.join("; ")));
-        }
-        let client = match client {
-            None => Ipv4Addr::LOCALHOST.into(),
-            Some(text) => text
-                .parse()
-                .map_err(|_| format!("client is {text:?}; expected an IP address such as 10.0.0.1 or 2001:db8::1"))?,
-        };
-        Self::new(method.as_deref().unwrap_or("GET"), target.as_deref().unwrap_or("/"), headers, client)
+    if !target.starts_with('/') && target != "*" {
+        return Err(format!("the path {target:?} does not begin with /; expected a path such as /shop?x=1"));
     }
+    if target.parse::<PathAndQuery>().is_err() {
+        return Err(format!(
+            "{target:?} is not a path that a request can have; expected one such as /shop?x=1, with %20 for a space"
+        ));
+    }
+    let mut lines = Vec::new();
+    for (name, value) in headers {
+        let parsed = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| format!("{name:?} is not a header's name; expected one such as x-user"))?;
+        let value = HeaderValue::from_bytes(value.as_bytes())
+            .map_err(|_| format!("header {name} has the value {value:?}; expected text without control characters"))?;
+        lines.push((parsed, value));
+    }
+    Ok(MadeUp::new(method, target, lines, client))
 }
 
-impl Head for Question {
-    fn method(&self) -> &str {
-        &self.method
+/// Reads the query string of `/explain`. Names and values are percent-decoded once; `+` means `+`. What is not said is
+/// `GET /` from 127.0.0.1 without headers.
+pub fn from_query(query: &str) -> Result<MadeUp, String> {
+    let (mut method, mut target, mut client) = (None, None, None);
+    let mut headers = Vec::new();
+    let mut cookies: Vec<String> = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decode(name)?, decode(value)?);
+        let once = |place: &mut Option<String>| match place.replace(value.to_string()) {
+            None => Ok(()),
+            Some(_) => Err(format!("{name} is there twice; expected it once")),
+        };
+        match &*name {
+            "method" => once(&mut method)?,
+            "path" => once(&mut target)?,
+            "client" => once(&mut client)?,
+            "header" => {
+                let (name, value) = value
+                    .split_once(':')
+                    .ok_or_else(|| format!("header is {value:?}; expected a name and a value, such as x-user:42"))?;
+                // As in a header line (RFC 9110 section 5.5): spaces and tabs around the value are no part of it.
+                headers.push((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()));
+            }
+            "cookie" if value.contains('=') => cookies.push(value.into_owned()),
+            "cookie" => {
+                return Err(format!("cookie is {value:?}; expected a name and a value, such as uid=7"));
+            }
+            _ => return Err(unknown(&name)),
+        }
     }
-    fn path(&self) -> &str {
-        self.target.path()
+    if !cookies.is_empty() {
+        headers.push(("cookie".to_owned(), cookies.join("; ")));
     }
-    fn query(&self) -> Option<&str> {
-        self.target.query()
-    }
-    fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.headers.get_all(name).iter().map(HeaderValue::as_bytes)
-    }
-    fn client(&self) -> IpAddr {
-        self.client
-    }
+    let client = match client {
+        None => Ipv4Addr::LOCALHOST.into(),
+        Some(text) => text
+            .parse()
+            .map_err(|_| format!("client is {text:?}; expected an IP address such as 10.0.0.1 or 2001:db8::1"))?,
+    };
+    question(method.as_deref().unwrap_or("GET"), target.as_deref().unwrap_or("/"), headers, client)
 }
 
 fn unknown(name: &str) -> String {
@@ -149,15 +119,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::route::Head;
 
-    fn values(question: &Question, name: &'static str) -> Vec<String> {
+    fn values(question: &MadeUp, name: &'static str) -> Vec<String> {
         let name = HeaderName::from_static(name);
         question.values(&name).map(|value| String::from_utf8_lossy(value).into_owned()).collect()
     }
 
     #[test]
     fn a_query_string_becomes_the_head_it_describes() {
-        let question = Question::from_query(
+        let question = from_query(
             "method=POST&path=/shop?x=1%26y=2&header=X-User:%2042&header=x-user:a+b&cookie=uid=7&cookie=t=%22q%22\
              &client=2001:db8::1",
         )
@@ -170,11 +141,11 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_a_plain_get() {
-        let question = Question::from_query("").unwrap();
+        let question = from_query("").unwrap();
         assert_eq!((question.method(), question.path(), question.query()), ("GET", "/", None));
         assert_eq!(question.client(), IpAddr::from([127, 0, 0, 1]));
         assert_eq!(values(&question, "cookie"), [""; 0]);
-        assert!(Question::from_query(&EXAMPLE["/explain?".len()..]).is_ok());
+        assert!(from_query(&EXAMPLE["/explain?".len()..]).is_ok());
     }
 
     #[test]
@@ -196,7 +167,7 @@ mod tests {
             ("path=/%+1", "two hexadecimal digits"),
             ("path=%ff", "not UTF-8"),
         ] {
-            let error = Question::from_query(query).expect_err(query);
+            let error = from_query(query).expect_err(query);
             assert!(error.contains(expected), "{query}: {error}");
         }
     }
@@ -210,7 +181,7 @@ mod tests {
 
         #[test]
         fn no_query_string_panics(query in "[a-z%=&:+/0-9\\x00-\\xff]{0,40}") {
-            let _ = Question::from_query(&query);
+            let _ = from_query(&query);
         }
     }
 }

@@ -42,7 +42,6 @@ use crate::metrics::Metrics;
 use crate::metrics::families;
 use crate::metrics::text::Format;
 use crate::route::live::Live;
-use explain::Question;
 use view::Picture;
 
 /// Where the answers come from.
@@ -316,7 +315,7 @@ fn explain(context: &Context, query: &str) -> Answer {
             "wait until /readyz answers 200, or see /config for what was refused".to_owned(),
         );
     };
-    match Question::from_query(query) {
+    match explain::from_query(query) {
         Ok(question) => json(StatusCode::OK, &snapshot.explain(&question)),
         Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", explain::EXAMPLE)),
     }

@@ -322,7 +322,7 @@ fn in_words(one: &Match) -> String {
         Some(PathMatch::Prefix(path)) => {
             conditions.push(format!("path starts with {}", if path.is_empty() { "/" } else { path }));
         }
-        Some(PathMatch::Regex(regex)) => conditions.push(format!("path matches {}", expression(regex))),
+        Some(PathMatch::Regex(regex)) => conditions.push(format!("path matches {}", regex.as_str())),
     }
     let mut named = |what: &str, name: &str, value: &ValueMatch| {
         let text = |bytes: &[u8]| format!("{:?}", String::from_utf8_lossy(bytes));
@@ -330,7 +330,7 @@ fn in_words(one: &Match) -> String {
             ValueMatch::Exact(wanted) => format!("is {}", text(wanted)),
             ValueMatch::Prefix(wanted) => format!("starts with {}", text(wanted)),
             ValueMatch::Suffix(wanted) => format!("ends with {}", text(wanted)),
-            ValueMatch::Regex(regex) => format!("matches {}", expression(regex)),
+            ValueMatch::Regex(regex) => format!("matches {}", regex.as_str()),
             ValueMatch::Present => "is present".to_owned(),
             ValueMatch::Absent => "is absent".to_owned(),
         };
@@ -341,12 +341,6 @@ fn in_words(one: &Match) -> String {
     one.query.iter().for_each(|(name, value)| named("query parameter", name, value));
     one.baggage.iter().for_each(|(name, value)| named("baggage", name, value));
     conditions.join(" and ")
-}
-
-/// Without the frame that makes it match the whole value.
-fn expression(regex: &regex::bytes::Regex) -> String {
-    let text = regex.as_str();
-    text.strip_prefix(r"\A(?:").and_then(|text| text.strip_suffix(r")\z")).unwrap_or(text).to_owned()
 }
 
 fn time(time: SystemTime) -> String {

@@ -121,7 +121,8 @@ pub(crate) mod made_up {
     }
 
     pub(crate) fn publish_routing(publisher: &mut Publisher, routing: Routing) {
-        let identity = Identity { seed: picker::Seed(1, 2), turn: Default::default(), mint: Arc::new(bucket::Mint) };
+        let identity =
+            Identity { seed: picker::Seed(1, 2), turn: Default::default(), mint: Arc::new(bucket::Mint::random()) };
         let snapshot = Snapshot::build(routing, &identity, publisher.current().as_deref()).expect("it fits together");
         publisher.publish(snapshot);
     }
