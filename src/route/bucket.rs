@@ -100,7 +100,7 @@ impl Place {
 
 /// Everything that a request is recognised by, compiled.
 pub struct Users {
-    keys: Box<[KeySource]>,
+    sticky: Sticky,
     hasher: SipHasher24,
     cuts: Cuts,
     cookie: Option<Signer>,
@@ -111,8 +111,8 @@ impl Users {
     pub fn new(sticky: Sticky, cuts: Cuts) -> Self {
         Self {
             hasher: hasher(&sticky.salt),
-            cookie: sticky.cookie.map(|cookie| Signer::new(&cookie, &sticky.salt)),
-            keys: sticky.keys.into(),
+            cookie: sticky.cookie.as_ref().map(|cookie| Signer::new(cookie, &sticky.salt)),
+            sticky,
             cuts,
         }
     }
@@ -163,13 +163,18 @@ impl Users {
 
     /// For people: why [`Users::place`] found nothing.
     pub fn why_no_key(&self) -> String {
-        match &*self.keys {
+        match &*self.sticky.keys {
             [] => "no source of keys is configured".to_owned(),
             keys => {
                 let names: Vec<_> = keys.iter().map(KeySource::to_string).collect();
                 format!("no key: absent or empty are {}", names.join(", "))
             }
         }
+    }
+
+    /// The settings that all of this was compiled from, for views.
+    pub fn sticky(&self) -> &Sticky {
+        &self.sticky
     }
 
     pub fn cuts(&self) -> &Cuts {
@@ -182,7 +187,7 @@ impl Users {
     }
 
     fn key<'a>(&'a self, head: &'a impl Head) -> Option<(&'a KeySource, Key<'a>)> {
-        self.keys.iter().find_map(|source| {
+        self.sticky.keys.iter().find_map(|source| {
             let key = match source {
                 KeySource::Header(name) => Key::Sent(head.values(name).next()?),
                 KeySource::Cookie(name) => Key::Sent(matches::cookie(head, name)?),

@@ -231,6 +231,10 @@ impl Snapshot {
     pub fn users(&self) -> Option<&Users> {
         self.users.as_ref()
     }
+    /// The header and the cookie of the tester's override, if it is on.
+    pub fn override_names(&self) -> Option<(&HeaderName, &str)> {
+        self.override_.as_ref().map(|named| (&named.header, named.cookie.as_str()))
+    }
     /// The exact split's account since the process started.
     pub fn tally(&self) -> Tally {
         self.split.tally()
@@ -249,6 +253,11 @@ impl Snapshot {
 }
 
 impl CompiledRoute {
+    /// Its alternatives, for views.
+    pub fn matches(&self) -> &[Match] {
+        &self.matches
+    }
+
     /// Where it leads, for views: a backend's index, or shares of its own.
     pub fn leads_to(&self) -> Result<usize, &Shares> {
         match &self.target {
