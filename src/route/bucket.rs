@@ -100,12 +100,10 @@ impl Place {
 
 /// Everything that a request is recognised by, compiled.
 pub struct Users {
-    keys: Box<[KeySource]>,
+    sticky: Sticky,
     hasher: SipHasher24,
     cuts: Cuts,
     cookie: Option<Signer>,
-    /// As it was meant, for views.
-    sticky: Sticky,
 }
 
 impl Users {
@@ -114,9 +112,8 @@ impl Users {
         Self {
             hasher: hasher(&sticky.salt),
             cookie: sticky.cookie.as_ref().map(|cookie| Signer::new(cookie, &sticky.salt)),
-            keys: sticky.keys.clone().into(),
-            cuts,
             sticky,
+            cuts,
         }
     }
 
@@ -166,7 +163,7 @@ impl Users {
 
     /// For people: why [`Users::place`] found nothing.
     pub fn why_no_key(&self) -> String {
-        match &*self.keys {
+        match &*self.sticky.keys {
             [] => "no source of keys is configured".to_owned(),
             keys => {
                 let names: Vec<_> = keys.iter().map(KeySource::to_string).collect();
@@ -175,12 +172,13 @@ impl Users {
         }
     }
 
-    pub fn cuts(&self) -> &Cuts {
-        &self.cuts
-    }
-
+    /// The settings that all of this was compiled from, for views.
     pub fn sticky(&self) -> &Sticky {
         &self.sticky
+    }
+
+    pub fn cuts(&self) -> &Cuts {
+        &self.cuts
     }
 
     /// The name of the cookie that carries buckets.
@@ -189,7 +187,7 @@ impl Users {
     }
 
     fn key<'a>(&'a self, head: &'a impl Head) -> Option<(&'a KeySource, Key<'a>)> {
-        self.keys.iter().find_map(|source| {
+        self.sticky.keys.iter().find_map(|source| {
             let key = match source {
                 KeySource::Header(name) => Key::Sent(head.values(name).next()?),
                 KeySource::Cookie(name) => Key::Sent(matches::cookie(head, name)?),
