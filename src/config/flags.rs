@@ -99,6 +99,8 @@ impl Flags {
         if self.stable.is_none() {
             let complaint = Complaint::new("expected --stable as well, which is missing");
             problems.add(&at, complaint.help("a canary needs a stable version beside it: add --stable HOST:PORT"));
+            (file.backends, file.split) = (Field::Broken, Field::Broken);
+            return;
         }
         file.split = split(&versions, problems).map_or(Field::Broken, Field::Given);
         let complete = versions.iter().all(|version| version.backend.is_some());

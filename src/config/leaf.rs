@@ -239,14 +239,24 @@ impl<const MIN: u64, const MAX: u64> Kind for Lasting<MIN, MAX> {
         })?;
         let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
         if !(min..=max).contains(&duration) {
-            let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
-            return Err(Complaint::expected(&format!("a duration from {min} to {max}"), &quoted(text)));
+            let what = format!("a duration from {} to {}", shown(MIN), shown(MAX));
+            return Err(Complaint::expected(&what, &quoted(text)));
         }
         Ok(duration)
     }
 
     fn schema() -> Schema {
         json_schema!({ "type": "string", "pattern": "^\\s*([0-9]+\\s*[a-zµA-Z]+\\s*)+$" })
+    }
+}
+
+/// The bounds are whole days, seconds or milliseconds.
+fn shown(milliseconds: u64) -> String {
+    match milliseconds {
+        0 => "0s".to_owned(),
+        days if days % DAY == 0 => format!("{}d", days / DAY),
+        seconds if seconds % 1000 == 0 => format!("{}s", seconds / 1000),
+        milliseconds => format!("{milliseconds}ms"),
     }
 }
 
@@ -475,14 +485,20 @@ fn address_help(text: &str, example: u16) -> Option<String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(format!("write `:{text}` for port {text}"));
     }
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Some(format!("put an IPv6 address into brackets, before its port: `[::1]:{example}`"));
+    }
+    if text.ends_with(']') {
+        return Some(format!("add a port: `{text}:{example}`"));
+    }
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Some(format!("add a port: `{}`", SocketAddr::new(ip, example)));
     }
     match text.rsplit_once(':') {
         None if is_host_name(text) => Some(format!("add a port: `{text}:{example}`")),
         Some((_, number)) if port(number).is_none() => Some("a port is a number from 0 to 65535".to_owned()),
-        Some((host, _)) if host.contains(':') && !host.contains('[') => {
-            Some("put an IPv6 address into brackets: `[::1]:8080`".to_owned())
+        Some((host, number)) if is_host_name(host) => {
+            Some(format!("names are not looked up here: write an address, such as `127.0.0.1:{number}`"))
         }
         _ => None,
     }

@@ -77,7 +77,7 @@ pub struct Complaint {
     message: String,
     help: Option<String>,
     note: Option<String>,
-    also: Option<(At, &'static str)>,
+    also: Option<Box<(At, &'static str)>>,
 }
 
 impl Complaint {
@@ -106,7 +106,7 @@ impl Complaint {
     }
 
     pub(super) fn also(mut self, at: &At, label: &'static str) -> Self {
-        self.also = Some((at.clone(), label));
+        self.also = Some(Box::new((at.clone(), label)));
         self
     }
 }
@@ -179,6 +179,7 @@ impl Problems {
         let text = &self.sources[at.source].text;
         let (line, column) = if text.is_empty() && at.source == 0 { (0, 0) } else { position(text, at.span.start) };
         let Complaint { message, help, note, also } = complaint;
+        let also = also.map(|also| *also);
         self.list.push(Problem { line, column, field: at.path.to_string(), message, help, note, also, at: at.clone() });
     }
 
@@ -219,7 +220,7 @@ impl Problems {
             let colon = if line.is_empty() { "" } else { ": " };
             let _ = write!(line, "{colon}{}", problem.title(source));
             if let Some(help) = &problem.help {
-                let _ = write!(line, " ({help})");
+                let _ = write!(line, " ({})", plain(help));
             }
         }
         if self.count > 1 {
@@ -268,7 +269,7 @@ impl Problems {
             group = group.element(Level::NOTE.message(format!("{label}: {}:{line}:{column}", other.name)));
         }
         if let Some(note) = &problem.note {
-            group = group.element(Level::NOTE.message(plain(note)));
+            group = group.element(Level::NOTE.message(note.lines().map(plain).collect::<Vec<_>>().join("\n")));
         }
         if let Some(help) = &problem.help {
             group = group.element(Level::HELP.message(plain(help)));
@@ -320,9 +321,13 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// Without characters that could move a terminal's cursor or colour what follows.
+/// On one line, without characters that could move a terminal's cursor, colour what follows, or change its direction.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if is_tricky(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+fn is_tricky(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
 /// Line and column in characters, from 1.

@@ -141,6 +141,11 @@ impl<K: Kind, T: Read> Read for Named<K, T> {
         let mut seen = std::collections::HashMap::new();
         let mut complete = true;
         for (key, value) in map {
+            if key.text == MERGE {
+                problems.add(&key.at, merge());
+                complete = false;
+                continue;
+            }
             let value = T::read(value, problems);
             match K::parse(&key.text, true) {
                 Err(complaint) => {
@@ -171,30 +176,41 @@ fn twice(name: &str, earlier: &At) -> Complaint {
 pub(super) struct Fields<'a> {
     at: At,
     known: Vec<(&'a Key, &'a Node)>,
+    /// Fields that unknown names were probably meant for: not to be called missing as well.
+    misspelt: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
     /// Notes unknown and repeated names. `None`: not a mapping.
     pub(super) fn of(node: &'a Node, names: &[&str], problems: &mut Problems) -> Option<Self> {
         let Content::Map(map) = &node.content else {
-            let help = if node.is_nothing() { "write `{}` to take every default, or leave the field out" } else { "" };
-            return refuse(node, &fields_named(names), problems, help);
+            let help = match &node.content {
+                _ if node.is_nothing() => "write `{}` to take every default, or leave the field out".to_owned(),
+                Content::Text { text, .. } if text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                    format!("for example `{{ {}: {text} }}`", names.first().unwrap_or(&""))
+                }
+                _ => format!("the fields here are {}", listed(names)),
+            };
+            return refuse(node, &fields_named(names), problems, &help);
         };
         let mut known: Vec<(&Key, &Node)> = Vec::new();
+        let mut misspelt = Vec::new();
         for (key, value) in map {
             if !names.contains(&key.text.as_str()) {
                 problems.add(&key.at, unknown(&key.text, names));
+                misspelt.extend(closest(&key.text, names.iter().copied()).map(str::to_owned));
             } else if let Some((earlier, _)) = known.iter().find(|(earlier, _)| earlier.text == key.text) {
                 problems.add(&key.at, twice(&key.text, &earlier.at));
             } else {
                 known.push((key, value));
             }
         }
-        Some(Self { at: node.at.clone(), known })
+        Some(Self { at: node.at.clone(), known, misspelt })
     }
 
     pub(super) fn optional<T: Read>(&self, name: &str, problems: &mut Problems) -> Field<T> {
         match self.known.iter().find(|(key, _)| key.text == name) {
+            None if self.misspelt.iter().any(|misspelt| misspelt == name) => Field::Broken,
             None => Field::Absent,
             Some((_, node)) => T::read(node, problems).map_or(Field::Broken, Field::Given),
         }
@@ -212,14 +228,21 @@ impl<'a> Fields<'a> {
 }
 
 fn unknown(name: &str, names: &[&str]) -> Complaint {
-    let complaint = Complaint::new(format!("there is no field {} here", quoted(name)));
-    match (name, closest(name, names.iter().copied())) {
-        ("<<", _) => {
-            complaint.help("merge keys are not followed; repeat the whole value with an alias, or write it out")
-        }
-        (_, Some(closest)) => complaint.help(format!("did you mean `{closest}`?")),
-        (_, None) => complaint.help(format!("the fields here are {}", listed(names))),
+    if name == MERGE {
+        return merge();
     }
+    let complaint = Complaint::new(format!("there is no field {} here", quoted(name)));
+    match closest(name, names.iter().copied()) {
+        Some(closest) => complaint.help(format!("did you mean `{closest}`?")),
+        None => complaint.help(format!("the fields here are {}", listed(names))),
+    }
+}
+
+/// YAML 1.1's way to copy one mapping's entries into another. It is not part of YAML 1.2.
+const MERGE: &str = "<<";
+
+fn merge() -> Complaint {
+    Complaint::new("merge keys are not followed").help("write the entries out, or repeat the whole value with an alias")
 }
 
 /// Notes that the node is not what it should be.
