@@ -1,15 +1,154 @@
 //! Start-up settings and the configuration file: from what was written to what was meant.
+//!
+//! COLD: read at start and at every reload. Flags (or their environment variables) come first, then the file, then the
+//! defaults. Whatever is wrong, all of it is reported at once, and nothing here can panic on any input.
+//!
+//! Files, in reading order:
+//!
+//! * this one: what was meant, and the ways to get it;
+//! * `written`: the fields of the file with their documentation, which is also the schema;
+//! * `check`: from written to meant, with every rule that concerns more than one value;
+//! * `leaf`: the rules of single values (addresses, durations, sizes, names);
+//! * `weight`: exact weights;
+//! * `flags`: what flags put over the file;
+//! * `problem`: what is wrong, where, and how it is shown;
+//! * `read`: from the tree to typed fields, noting problems without stopping at them;
+//! * `node`: YAML as a tree of texts with their places.
 
+mod check;
+mod flags;
+mod leaf;
+mod node;
+mod problem;
+mod read;
+mod weight;
+mod written;
+
+#[cfg(test)]
+mod tests;
+
+pub use flags::Flags;
+pub use problem::{Problem, Problems};
+
+use std::io::Read as _;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use crate::{proxy, source};
+use problem::Complaint;
+use read::Read as _;
 
 /// What was meant: checked, complete, with every default filled in.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Takes effect at start only; a reload that changes it says so and leaves it.
     pub proxy: proxy::Settings,
+    /// At start only.
     pub admin: Option<SocketAddr>,
+    /// At start only.
+    pub replica: Option<Replica>,
+    /// At start only.
+    pub log: Log,
     /// Takes effect at start and at every reload.
     pub declared: source::Declared,
+}
+
+/// This process's place among several that share one split and take turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Below `of`.
+    pub index: u32,
+    pub of: u32,
+    /// The same for all of them.
+    pub seed: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or directives such as `info,splitway=debug`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Text,
+    Json,
+}
+
+/// Reads a file, with what flags said over it.
+pub fn load(path: &Path, flags: &Flags) -> Result<Config, Problems> {
+    let name = path.display().to_string();
+    parse(&text(path, &name)?, &name, flags)
+}
+
+/// Does without a file.
+pub fn from_flags(flags: &Flags) -> Result<Config, Problems> {
+    read(None, flags).map(|(config, _)| config)
+}
+
+/// Reads the text of a file. `file_name` is for messages, and its folder is where relative names of files begin.
+pub fn parse(text: &str, file_name: &str, flags: &Flags) -> Result<Config, Problems> {
+    read(Some((text, file_name)), flags).map(|(config, _)| config)
+}
+
+/// A file that means the same as `path` (if there is one) and `flags` together. It is checked first.
+pub fn to_yaml(path: Option<&Path>, flags: &Flags) -> Result<String, Problems> {
+    let Some(path) = path else { return print(None, flags) };
+    let name = path.display().to_string();
+    print(Some((&text(path, &name)?, &name)), flags)
+}
+
+/// The JSON Schema (draft 2020-12) of the file, for editors.
+pub fn schema() -> String {
+    let generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
+    let mut schema = generator.into_root_schema_for::<written::File>();
+    schema.insert("title".to_owned(), "splitway.yaml".into());
+    format!("{:#}", schema.to_value())
+}
+
+fn print(file: Option<(&str, &str)>, flags: &Flags) -> Result<String, Problems> {
+    let (_, written) = read(file, flags)?;
+    serde_saphyr::to_string(&written).map_err(|error| {
+        let complaint = Complaint::new(format!("these settings cannot be printed as YAML: {error}"));
+        Problems::unreadable(file.map_or("", |(_, name)| name), complaint)
+    })
+}
+
+fn read(file: Option<(&str, &str)>, flags: &Flags) -> Result<(Config, written::File), Problems> {
+    let (text, name) = file.unwrap_or_default();
+    let mut problems = Problems::new(name, text);
+    let written = match file {
+        None => Some(written::File::default()),
+        Some((text, _)) => node::parse(text, &mut problems).and_then(|node| written::File::read(&node, &mut problems)),
+    };
+    let result = written.and_then(|mut written| {
+        flags.apply(&mut written, &mut problems);
+        let folder = Path::new(name).parent().unwrap_or(Path::new(""));
+        check::check(&written, folder, &mut problems).map(|config| (config, written))
+    });
+    problems.unless(result)
+}
+
+/// A file's text, if it is one of bearable size.
+fn text(path: &Path, name: &str) -> Result<String, Problems> {
+    let cannot = |error: std::io::Error| {
+        let complaint = Complaint::new(format!("cannot be read: {error}"));
+        let help = match error.kind() {
+            std::io::ErrorKind::NotFound => "check the name; `splitway run --help` shows how to begin without a file",
+            std::io::ErrorKind::PermissionDenied => "this process needs the right to read it",
+            _ => "expected a YAML file",
+        };
+        Problems::unreadable(name, complaint.help(help))
+    };
+    let mut bytes = Vec::new();
+    let most = node::LARGEST_FILE as u64 + 1;
+    std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(cannot)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let complaint = Complaint::new(format!("expected UTF-8 text, found other bytes from byte {at} on"));
+        Problems::unreadable(name, complaint.help("save the file as UTF-8"))
+    })
 }

@@ -1,0 +1,527 @@
+//! From what was written to what was meant: everything that needs more than one field to judge, and the defaults.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::leaf::{BackendName, Expression, Kind, Leaf, WeightKind};
+use super::problem::{At, Complaint, Problems, closest, quoted};
+use super::read::Field;
+use super::weight::{self, SumError};
+use super::written::{
+    Backend, Conditions, Cookie, File, KeySource, Match, PathMatch, Route, Sticky, ValueMatch, Weights,
+};
+use super::{Config, Log, LogFormat, Replica};
+use crate::proxy::{self, Listener};
+use crate::route::bucket::{self, BucketCookie, SameSite};
+use crate::route::matches::{self, Match as Meant};
+use crate::route::policy::{Limits, Policy, Retry, Timeouts};
+use crate::route::{self, Action, Override, Role, RouteName, Shares, SharesError, VersionHash};
+use crate::source::{Declared, DeclaredBackend};
+
+/// The salt and the seed of those who do not choose one.
+const NAME: &str = "splitway";
+const DNS_INTERVAL: Duration = Duration::from_secs(5);
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
+/// Each compiled expression may take a megabyte.
+const MOST_EXPRESSIONS: usize = 1000;
+
+/// `None`: problems were added. `folder` is where relative names of files begin.
+pub(super) fn check(file: &File, folder: &Path, problems: &mut Problems) -> Option<Config> {
+    let mut checking = Checking { names: None, expressions: 0, problems };
+    let listeners = checking.listeners(file);
+    let admin = checking.admin(file, &listeners);
+    let backends = checking.backends(file);
+    let split = checking.split(file, backends.as_deref());
+    let routes = checking.routes(file);
+    let sticky = file.sticky.get().map(|sticky| checking.sticky(sticky, folder));
+    let replica = checking.replica(file);
+    if !checking.problems.is_empty() {
+        return None;
+    }
+    Some(Config {
+        proxy: proxy::Settings {
+            listeners: listeners.into_iter().map(|(address, _)| Listener { address }).collect(),
+            workers: file.workers.or(None).unwrap_or_else(cores),
+            drain: drain(file),
+        },
+        admin,
+        replica,
+        log: log(file),
+        declared: Declared {
+            backends: backends?,
+            split: split?,
+            routes,
+            sticky: sticky.flatten(),
+            override_: override_(file),
+            policy: policy(file),
+            dns_interval: file.dns.get().and_then(|dns| dns.interval.value()).unwrap_or(DNS_INTERVAL),
+        },
+    })
+}
+
+struct Checking<'a> {
+    /// The names of all backends; `None` when not all are known, so that no name can be called wrong.
+    names: Option<Vec<String>>,
+    expressions: usize,
+    problems: &'a mut Problems,
+}
+
+impl Checking<'_> {
+    fn complain(&mut self, at: &At, complaint: Complaint) {
+        self.problems.add(at, complaint);
+    }
+
+    fn listeners(&mut self, file: &File) -> Vec<(SocketAddr, At)> {
+        if file.listeners.is_absent() {
+            let complaint = Complaint::new("expected at least one listener, found none");
+            let help = "add `listeners: [{ address: 127.0.0.1:8080 }]`, or --listen :8080";
+            self.complain(&file.at.missing("listeners"), complaint.help(help));
+        }
+        let mut listeners: Vec<(SocketAddr, At)> = Vec::new();
+        for leaf in file.listeners.get().iter().flat_map(|list| &list.0).filter_map(|item| item.address.get()) {
+            let earlier = listeners.iter().find(|(earlier, _)| overlap(*earlier, leaf.value));
+            if let Some((_, earlier)) = earlier {
+                let complaint = Complaint::new(format!("{} is listened on twice", leaf.value));
+                self.problems.add(&leaf.at, complaint.also(earlier, "here already").help("keep one of the two"));
+            }
+            listeners.push((leaf.value, leaf.at.clone()));
+        }
+        listeners
+    }
+
+    fn admin(&mut self, file: &File, listeners: &[(SocketAddr, At)]) -> Option<SocketAddr> {
+        let leaf = file.admin.get()?.address.get()?;
+        if let Some((_, listener)) = listeners.iter().find(|(listener, _)| overlap(*listener, leaf.value)) {
+            let complaint = Complaint::new(format!("{} is a listener's address too", leaf.value));
+            let complaint = complaint.also(listener, "traffic is listened for here");
+            self.problems.add(&leaf.at, complaint.help("choose another port for one of the two"));
+        }
+        Some(leaf.value)
+    }
+
+    fn backends(&mut self, file: &File) -> Option<Vec<DeclaredBackend>> {
+        if file.backends.is_absent() {
+            let complaint = Complaint::new("expected at least a stable backend, found none");
+            let help = "add `backends: { stable: { endpoints: [\"127.0.0.1:9001\"] } }`, or --stable :9001";
+            self.complain(&file.at.missing("backends"), complaint.help(help));
+        }
+        let backends = file.backends.get()?;
+        if backends.complete {
+            self.names = Some(backends.entries.iter().map(|(name, _)| name.value.clone()).collect());
+        }
+        let mut declared = Vec::new();
+        let mut roles: HashMap<Role, At> = HashMap::new();
+        for (name, backend) in backends.read() {
+            let role = role(name, backend);
+            if role != Role::Experiment
+                && let Some(earlier) = roles.insert(role, name.at.clone())
+            {
+                let complaint = Complaint::new(format!("a second backend is {}", role.as_str()));
+                let complaint = complaint.also(&earlier, "the first one");
+                self.problems.add(&name.at, complaint.help("give one of the two `role: experiment`"));
+            }
+            declared.push(DeclaredBackend {
+                version: VersionHash::new(&name.value),
+                role,
+                endpoints: self.endpoints(backend),
+            });
+        }
+        let all_known = backends.complete
+            && backends.entries.iter().all(|(_, backend)| {
+                backend.as_ref().is_some_and(|backend| backend.role.is_absent() || backend.role.get().is_some())
+            });
+        if all_known && !roles.contains_key(&Role::Stable) {
+            let complaint = Complaint::new("expected one stable backend, found none");
+            let help = "name one of them `stable`, or give it `role: stable`";
+            self.problems.add(&backends.at, complaint.help(help));
+        }
+        Some(declared)
+    }
+
+    fn endpoints(&mut self, backend: &Backend) -> Vec<crate::source::Endpoint> {
+        let mut seen = HashMap::new();
+        let endpoints = backend.endpoints.get().map_or(&[][..], |list| &list.0);
+        endpoints
+            .iter()
+            .map(|leaf| {
+                if let Some(earlier) = seen.insert(leaf.value.clone(), leaf.at.clone()) {
+                    let complaint = Complaint::new(format!("the endpoint {} is written twice", leaf.canonical()));
+                    let complaint = complaint.also(&earlier, "first written here");
+                    self.problems.add(&leaf.at, complaint.help("keep one of the two; requests spread evenly"));
+                }
+                leaf.value.clone()
+            })
+            .collect()
+    }
+
+    fn split(&mut self, file: &File, backends: Option<&[DeclaredBackend]>) -> Option<Shares> {
+        match &file.split {
+            Field::Given(weights) => self.shares(weights),
+            Field::Broken => None,
+            Field::Absent => {
+                let stable = backends?.iter().find(|backend| backend.role == Role::Stable)?;
+                Some(Shares::all(stable.version.clone()))
+            }
+        }
+    }
+
+    /// The checked weights of one split.
+    fn shares(&mut self, weights: &Weights) -> Option<Shares> {
+        for (name, _) in &weights.entries {
+            self.known(name);
+        }
+        if !weights.complete || weights.entries.iter().any(|(_, weight)| weight.is_none()) {
+            return None;
+        }
+        let read: Vec<(&Leaf<BackendName>, &Leaf<WeightKind>)> = weights.read().collect();
+        let whole = match weight::whole(&read.iter().map(|(_, weight)| weight.value).collect::<Vec<_>>()) {
+            Ok(whole) => whole,
+            Err(SumError::Mixed(other)) => {
+                let complaint = Complaint::new("percentages and whole numbers are mixed");
+                let complaint = complaint.also(&read[0].1.at, "this one is of the other kind");
+                self.complain(&read[other].1.at, complaint.help("write all weights of a split in the same way"));
+                return None;
+            }
+            Err(SumError::NotHundred(sum)) => {
+                let sum = weight::percentage(sum);
+                self.complain(&weights.at, Complaint::expected("percentages that add up to 100%", &sum));
+                return None;
+            }
+        };
+        let shares = read.iter().zip(whole).map(|((name, _), weight)| (VersionHash::new(&name.value), weight));
+        match Shares::new(shares.collect()) {
+            Ok(shares) => Some(shares),
+            Err(error) => {
+                let complaint = Complaint::new(error.to_string());
+                let complaint = match error {
+                    SharesError::Nothing => complaint.help("give at least one backend a weight above 0"),
+                    SharesError::TooMuch(_) => complaint.help("divide all weights by the same number"),
+                    SharesError::Twice(_) => complaint,
+                };
+                self.complain(&weights.at, complaint);
+                None
+            }
+        }
+    }
+
+    /// Whether a backend has that name.
+    fn known(&mut self, name: &Leaf<BackendName>) {
+        let Some(names) = self.names.as_ref().filter(|names| !names.contains(&name.value)) else { return };
+        let help = match closest(&name.value, names.iter().map(String::as_str)) {
+            Some(closest) => format!("did you mean `{closest}`?"),
+            None => format!("the backends are {}", names.join(", ")),
+        };
+        let complaint = Complaint::new(format!("there is no backend {}", quoted(&name.value))).help(help);
+        self.problems.add(&name.at, complaint);
+    }
+
+    fn routes(&mut self, file: &File) -> Vec<route::Route> {
+        let mut names: HashMap<String, At> = HashMap::new();
+        let mut routes = Vec::new();
+        for written in file.routes.get().iter().flat_map(|list| &list.0) {
+            if let Some(name) = written.name.get()
+                && let Some(earlier) = names.insert(name.value.clone(), name.at.clone())
+            {
+                let complaint = Complaint::new(format!("a second route is named {}", quoted(&name.value)));
+                let complaint = complaint.also(&earlier, "the first one");
+                self.problems.add(&name.at, complaint.help("give each route its own name"));
+            }
+            routes.extend(self.route(written));
+        }
+        routes
+    }
+
+    fn route(&mut self, written: &Route) -> Option<route::Route> {
+        let fields = [("backend", !written.backend.is_absent()), ("split", !written.split.is_absent())];
+        self.exactly_one(&written.at, &fields);
+        let backend = written.backend.get().map(|name| {
+            self.known(name);
+            Action::Send(VersionHash::new(&name.value))
+        });
+        let split = written.split.get().and_then(|weights| self.shares(weights)).map(Action::Split);
+        let matches = written.matches.get().iter().flat_map(|list| &list.0).map(|one| self.match_(one)).collect();
+        Some(route::Route {
+            name: RouteName::new(&written.name.value()?),
+            matches,
+            action: backend.or(split)?,
+            count: written.count.or(true),
+        })
+    }
+
+    fn match_(&mut self, written: &Match) -> Meant {
+        let Match { at, method, path, headers, cookies, query, baggage } = written;
+        let empty = method.is_absent()
+            && path.is_absent()
+            && headers.is_absent()
+            && cookies.is_absent()
+            && query.is_absent()
+            && baggage.is_absent();
+        if empty {
+            let complaint = Complaint::new("expected at least one condition, found none");
+            let help = "a match without conditions would take every request; for that, write `path: { prefix: / }`";
+            self.complain(at, complaint.help(help));
+        }
+        let mut meant = Meant {
+            methods: method.get().iter().flat_map(|list| &list.0).map(|leaf| leaf.value.clone()).collect(),
+            path: path.get().and_then(|path| self.path(path)),
+            ..Meant::default()
+        };
+        for (name, value) in headers.get().iter().flat_map(|map| map.read()) {
+            meant.headers.extend(self.value(value).map(|value| (name.value.clone(), value)));
+        }
+        for (name, value) in cookies.get().iter().flat_map(|map| map.read()) {
+            meant.cookies.extend(self.value(value).map(|value| (name.value.clone(), value)));
+        }
+        for (name, value) in query.get().iter().flat_map(|map| map.read()) {
+            meant.query.extend(self.value(value).map(|value| (name.value.clone(), value)));
+        }
+        for (name, value) in baggage.get().iter().flat_map(|map| map.read()) {
+            meant.baggage.extend(self.value(value).map(|value| (name.value.clone(), value)));
+        }
+        meant
+    }
+
+    fn path(&mut self, written: &PathMatch) -> Option<matches::PathMatch> {
+        let PathMatch { at, exact, prefix, regex } = written;
+        let fields = [("exact", !exact.is_absent()), ("prefix", !prefix.is_absent()), ("regex", !regex.is_absent())];
+        self.exactly_one(at, &fields);
+        None.or_else(|| exact.value().map(matches::PathMatch::Exact))
+            .or_else(|| prefix.value().map(|prefix| matches::PathMatch::prefix(&prefix)))
+            .or_else(|| self.expression(regex).map(matches::PathMatch::Regex))
+    }
+
+    fn value(&mut self, written: &ValueMatch) -> Option<matches::ValueMatch> {
+        let conditions = match written {
+            ValueMatch::Exact(value) => return Some(matches::ValueMatch::Exact(value.value.clone().into_bytes())),
+            ValueMatch::Conditions(conditions) => conditions,
+        };
+        let Conditions { at, exact, prefix, suffix, regex, present, absent } = &**conditions;
+        let fields = [
+            ("exact", !exact.is_absent()),
+            ("prefix", !prefix.is_absent()),
+            ("suffix", !suffix.is_absent()),
+            ("regex", !regex.is_absent()),
+            ("present", !present.is_absent()),
+            ("absent", !absent.is_absent()),
+        ];
+        self.exactly_one(at, &fields);
+        None.or_else(|| exact.value().map(|text| matches::ValueMatch::Exact(text.into_bytes())))
+            .or_else(|| prefix.value().map(|text| matches::ValueMatch::Prefix(text.into_bytes())))
+            .or_else(|| suffix.value().map(|text| matches::ValueMatch::Suffix(text.into_bytes())))
+            .or_else(|| self.expression(regex).map(matches::ValueMatch::Regex))
+            .or_else(|| present.value().map(|_| matches::ValueMatch::Present))
+            .or_else(|| absent.value().map(|_| matches::ValueMatch::Absent))
+    }
+
+    fn expression(&mut self, field: &Field<Leaf<Expression>>) -> Option<<Expression as Kind>::Value> {
+        let leaf = field.get()?;
+        self.expressions += 1;
+        if self.expressions == MOST_EXPRESSIONS + 1 {
+            let complaint = Complaint::new(format!("expected at most {MOST_EXPRESSIONS} regular expressions"));
+            self.complain(&leaf.at, complaint.help("join some of them with `|`"));
+        }
+        Some(leaf.value.clone())
+    }
+
+    fn sticky(&mut self, written: &Sticky, folder: &Path) -> Option<bucket::Sticky> {
+        if written.key.is_absent() && written.cookie.is_absent() {
+            let complaint = Complaint::new("expected `key`, `cookie` or both, found none");
+            self.complain(&written.at, complaint.help("add `key: [{ cookie: uid }]`, or `cookie: {}`"));
+        }
+        let keys = written.key.get().iter().flat_map(|list| &list.0).filter_map(|key| self.key(key)).collect();
+        let cookie = written.cookie.get().map(|cookie| self.cookie(cookie, folder));
+        Some(bucket::Sticky { keys, salt: written.salt.or(NAME.to_owned()), cookie })
+    }
+
+    fn key(&mut self, written: &KeySource) -> Option<bucket::KeySource> {
+        let KeySource { at, header, cookie, query, client_address } = written;
+        let fields = [
+            ("header", !header.is_absent()),
+            ("cookie", !cookie.is_absent()),
+            ("query", !query.is_absent()),
+            ("client-address", !client_address.is_absent()),
+        ];
+        self.exactly_one(at, &fields);
+        None.or_else(|| header.value().map(bucket::KeySource::Header))
+            .or_else(|| cookie.value().map(bucket::KeySource::Cookie))
+            .or_else(|| query.value().map(bucket::KeySource::Query))
+            .or_else(|| client_address.value().map(|_| bucket::KeySource::ClientAddress))
+    }
+
+    fn cookie(&mut self, written: &Cookie, folder: &Path) -> BucketCookie {
+        let cookie = BucketCookie {
+            name: written.name.or(NAME.to_owned()),
+            max_age: written.max_age.or(None),
+            path: written.path.or("/".to_owned()),
+            same_site: written.same_site.or(SameSite::Lax),
+            secure: written.secure.or(false),
+            http_only: written.http_only.or(true),
+            secret: written.secret_file.get().and_then(|file| match secret(&folder.join(&file.value)) {
+                Ok(secret) => Some(secret),
+                Err(complaint) => {
+                    self.problems.add(&file.at, complaint);
+                    None
+                }
+            }),
+        };
+        if let (Some(leaf), SameSite::None, false) = (written.same_site.get(), cookie.same_site, cookie.secure) {
+            let complaint =
+                Complaint::new("`same-site: none` needs `secure: true`: browsers drop the cookie otherwise");
+            self.complain(&leaf.at, complaint.help("add `secure: true`, or choose `lax`"));
+        }
+        // RFC 6265bis, section 4.1.3.
+        if let Some(leaf) = written.name.get() {
+            let (secure, host) = (cookie.name.starts_with("__Secure-"), cookie.name.starts_with("__Host-"));
+            if (secure || host) && !cookie.secure {
+                let complaint = Complaint::new("browsers drop a cookie of this name that is not secure");
+                self.complain(&leaf.at, complaint.help("add `secure: true`, or choose another name"));
+            } else if host && cookie.path != "/" {
+                let complaint = Complaint::new("browsers drop a cookie of this name whose path is not `/`");
+                self.complain(&leaf.at, complaint.help("leave out `path`, or choose another name"));
+            }
+        }
+        cookie
+    }
+
+    fn replica(&mut self, file: &File) -> Option<Replica> {
+        let written = file.replica.get()?;
+        let (index, of) = (written.index.get()?, written.of.get()?);
+        if index.value >= of.value {
+            let complaint = Complaint::new(format!("expected an index below {}, found {}", of.value, index.value));
+            let help = "indexes count from 0: the replicas of 3 are 0, 1 and 2";
+            self.complain(&index.at, complaint.also(&of.at, "how many there are").help(help));
+        }
+        Some(Replica { index: index.value as u32, of: of.value as u32, seed: written.seed.or(NAME.to_owned()) })
+    }
+
+    fn exactly_one(&mut self, at: &At, fields: &[(&str, bool)]) {
+        let given: Vec<String> =
+            fields.iter().filter(|(_, given)| *given).map(|(name, _)| format!("`{name}`")).collect();
+        if given.len() == 1 {
+            return;
+        }
+        let all: Vec<_> = fields.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let what = format!("exactly one of {}", all.join(", "));
+        let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
+        self.complain(at, Complaint::expected(&what, &found));
+    }
+}
+
+fn role(name: &Leaf<BackendName>, backend: &Backend) -> Role {
+    backend.role.or(match name.value.as_str() {
+        "stable" => Role::Stable,
+        "canary" => Role::Canary,
+        _ => Role::Experiment,
+    })
+}
+
+/// Whether two sockets cannot listen on these at once. Port 0 is always another one.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let takes_all = |address: SocketAddr| address.ip().is_unspecified();
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip() == other.ip() || (same_family && (takes_all(one) || takes_all(other))))
+}
+
+/// The secret in a file, without the line break that editors put at its end.
+fn secret(path: &Path) -> Result<Vec<u8>, Complaint> {
+    let shown = quoted(&path.display().to_string());
+    let cannot = |error: std::io::Error| {
+        Complaint::new(format!("cannot read the file {shown}: {error}"))
+            .help("it must be a file that this process may read; relative names begin at the folder of this file")
+    };
+    if !path.metadata().map_err(cannot)?.is_file() {
+        return Err(Complaint::expected("a file with the secret", &format!("{shown}, which is not a file")));
+    }
+    let mut secret = Vec::new();
+    let most = *SECRET_BYTES.end() as u64 + 3;
+    std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut secret)).map_err(cannot)?;
+    let text = secret.strip_suffix(b"\n").unwrap_or(&secret);
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    if !SECRET_BYTES.contains(&text.len()) {
+        let what = format!("a secret of {} to {} bytes", SECRET_BYTES.start(), SECRET_BYTES.end());
+        let found = if secret.len() as u64 == most { "more".to_owned() } else { format!("{} bytes", text.len()) };
+        return Err(Complaint::expected(&what, &found).help("`openssl rand -hex 32` makes a good one"));
+    }
+    Ok(text.to_vec())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn drain(file: &File) -> proxy::Drain {
+    let defaults = proxy::Drain::default();
+    match file.drain.get() {
+        None => defaults,
+        Some(drain) => {
+            proxy::Drain { delay: drain.delay.or(defaults.delay), timeout: drain.timeout.or(defaults.timeout) }
+        }
+    }
+}
+
+fn log(file: &File) -> Log {
+    let written = file.log.get();
+    Log {
+        level: written.and_then(|log| log.level.value()).unwrap_or_else(|| "info".to_owned()),
+        format: written.and_then(|log| log.format.value()).unwrap_or(LogFormat::Auto),
+    }
+}
+
+fn override_(file: &File) -> Option<Override> {
+    file.override_.get().map(|written| Override {
+        header: written.header.or(http::HeaderName::from_static("x-canary")),
+        cookie: written.cookie.or("canary".to_owned()),
+    })
+}
+
+fn policy(file: &File) -> Policy {
+    let defaults = Policy::default();
+    Policy {
+        timeouts: timeouts(file, defaults.timeouts),
+        limits: limits(file, defaults.limits),
+        retry: retry(file, defaults.retry),
+        trusted_proxies: file.trusted_proxies.get().iter().flat_map(|list| &list.0).map(|leaf| leaf.value).collect(),
+        tell_upstream: file.tell_upstream.or(defaults.tell_upstream),
+        version_header: file.version_header.or(defaults.version_header),
+    }
+}
+
+fn timeouts(file: &File, defaults: Timeouts) -> Timeouts {
+    let Some(written) = file.timeouts.get() else { return defaults };
+    Timeouts {
+        connect: written.connect.or(defaults.connect),
+        head: written.head.or(defaults.head),
+        first_byte: written.first_byte.or(defaults.first_byte),
+        request: written.request.or(defaults.request),
+        idle: written.idle.or(defaults.idle),
+        upstream_idle: written.upstream_idle.or(defaults.upstream_idle),
+    }
+}
+
+fn limits(file: &File, defaults: Limits) -> Limits {
+    let Some(written) = file.limits.get() else { return defaults };
+    Limits {
+        header_bytes: written.header_bytes.value().map_or(defaults.header_bytes, |bytes| bytes as usize),
+        header_count: written.header_count.value().map_or(defaults.header_count, |count| count as usize),
+        target_bytes: written.target_bytes.value().map_or(defaults.target_bytes, |bytes| bytes as usize),
+        body_bytes: written.body_bytes.or(defaults.body_bytes),
+        connections: written.connections.value().map_or(defaults.connections, |count| count as usize),
+        upstream_idle_connections: written
+            .upstream_idle_connections
+            .value()
+            .map_or(defaults.upstream_idle_connections, |count| count as usize),
+    }
+}
+
+fn retry(file: &File, defaults: Retry) -> Retry {
+    let Some(written) = file.retry.get() else { return defaults };
+    Retry {
+        tries: written.tries.value().map_or(defaults.tries, |tries| tries as u32),
+        other_version: written.other_version.or(defaults.other_version),
+    }
+}

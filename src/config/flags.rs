@@ -1,0 +1,215 @@
+//! What flags and environment variables said, put over what the file says.
+
+use super::leaf::{BackendName, Leaf, WeightKind};
+use super::node::Node;
+use super::problem::{At, Complaint, Problems, quoted};
+use super::read::{Field, Named, NonEmpty, Read};
+use super::weight::{Weight, percentage};
+use super::written::{Admin, Backend, File, Listener};
+use crate::route::{MAX_TOTAL, Role};
+
+/// Settings from flags (or their environment variables), as they were typed.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--listen`: takes the place of the file's `listeners`.
+    pub listen: Vec<String>,
+    /// `--admin`.
+    pub admin: Option<String>,
+    /// `--stable`: endpoints separated by commas, then perhaps `=` and a weight, as in `:9001,:9002=94.5%`.
+    pub stable: Option<String>,
+    /// `--canary`: the same for the canary.
+    pub canary: Option<String>,
+    pub workers: Option<String>,
+    pub drain_delay: Option<String>,
+    pub drain_timeout: Option<String>,
+    pub dns_interval: Option<String>,
+    /// `--replica`: `0/3` is the first of three.
+    pub replica: Option<String>,
+    pub log_level: Option<String>,
+    pub log_format: Option<String>,
+}
+
+impl Flags {
+    /// Puts what the flags said over what the file said.
+    pub(super) fn apply(&self, file: &mut File, problems: &mut Problems) {
+        self.listeners(file, problems);
+        self.backends(file, problems);
+        if let Some(text) = &self.replica {
+            replica(text, file, problems);
+        }
+        one("--workers", &self.workers, &mut file.workers, problems);
+        if let Some(text) = &self.drain_delay {
+            set("--drain-delay", text, &mut file.drain.get_mut_or_default().delay, problems);
+        }
+        if let Some(text) = &self.drain_timeout {
+            set("--drain-timeout", text, &mut file.drain.get_mut_or_default().timeout, problems);
+        }
+        if let Some(text) = &self.dns_interval {
+            set("--dns-interval", text, &mut file.dns.get_mut_or_default().interval, problems);
+        }
+        if let Some(text) = &self.log_level {
+            set("--log-level", text, &mut file.log.get_mut_or_default().level, problems);
+        }
+        if let Some(text) = &self.log_format {
+            set("--log-format", text, &mut file.log.get_mut_or_default().format, problems);
+        }
+    }
+
+    fn listeners(&self, file: &mut File, problems: &mut Problems) {
+        if let Some(text) = &self.admin {
+            let mut admin = Admin::default();
+            admin.at = set("--admin", text, &mut admin.address, problems);
+            file.admin = Field::Given(admin);
+        }
+        if self.listen.is_empty() {
+            return;
+        }
+        let listeners = self.listen.iter().map(|text| {
+            let mut listener = Listener::default();
+            listener.at = set("--listen", text, &mut listener.address, problems);
+            listener
+        });
+        file.listeners = Field::Given(NonEmpty(listeners.collect()));
+    }
+
+    fn backends(&self, file: &mut File, problems: &mut Problems) {
+        if self.stable.is_none() && self.canary.is_none() {
+            return;
+        }
+        let given = [("--stable", Role::Stable, &self.stable), ("--canary", Role::Canary, &self.canary)];
+        let versions: Vec<Version> = given
+            .into_iter()
+            .filter_map(|(flag, role, text)| Version::read(flag, role, text.as_deref()?, problems))
+            .collect();
+        let at = versions[0].at.clone();
+        for (field, place) in [
+            ("backends", file.backends.get().map(|backends| &backends.at)),
+            ("split", file.split.get().map(|split| &split.at)),
+        ] {
+            if let Some(place) = place {
+                let complaint = Complaint::new(format!("the file has its own `{field}`, so there are two answers"));
+                problems.add(
+                    &at,
+                    complaint
+                        .also(place, "the file says so here")
+                        .help(format!("leave out --stable and --canary, or the file's `{field}`")),
+                );
+            }
+        }
+        if self.stable.is_none() {
+            let complaint = Complaint::new("expected --stable as well, which is missing");
+            problems.add(&at, complaint.help("a canary needs a stable version beside it: add --stable HOST:PORT"));
+            (file.backends, file.split) = (Field::Broken, Field::Broken);
+            return;
+        }
+        file.split = split(&versions, problems).map_or(Field::Broken, Field::Given);
+        let complete = versions.iter().all(|version| version.backend.is_some());
+        let entries = versions.into_iter().map(|version| (name(version.role, &version.at), version.backend)).collect();
+        file.backends = Field::Given(Named { at, entries, complete });
+    }
+}
+
+/// What `--stable` or `--canary` says.
+struct Version {
+    at: At,
+    role: Role,
+    backend: Option<Backend>,
+    /// `None`: no weight was given. `Some(None)`: one that could not be read.
+    weight: Option<Option<Leaf<WeightKind>>>,
+}
+
+impl Version {
+    fn read(flag: &str, role: Role, text: &str, problems: &mut Problems) -> Option<Self> {
+        let at = problems.flag(flag, text);
+        let (addresses, weight) = match text.split_once('=') {
+            Some((addresses, weight)) => (addresses, Some((addresses.len() + 1, weight))),
+            None => (text, None),
+        };
+        let mut endpoints = Vec::new();
+        let mut start = 0;
+        for address in addresses.split(',') {
+            let node = Node::text(at.part(start..start + address.len()), address);
+            endpoints.push(Leaf::read(&node, problems));
+            start += address.len() + 1;
+        }
+        let endpoints: Option<Vec<_>> = endpoints.into_iter().collect();
+        let backend = endpoints.map(|items| Backend {
+            at: at.clone(),
+            endpoints: Field::Given(NonEmpty(items)),
+            role: Field::Absent,
+        });
+        let weight = weight.map(|(start, weight)| {
+            let node = Node::text(at.part(start..start + weight.len()), weight);
+            Leaf::read(&node, problems)
+        });
+        Some(Self { at, role, backend, weight })
+    }
+}
+
+/// The weights that the flags ask for: what one version leaves of 100 % is the other's.
+fn split(versions: &[Version], problems: &mut Problems) -> Option<Named<BackendName, Leaf<WeightKind>>> {
+    let leaf =
+        |version: &Version, weight: Weight| Leaf { value: weight, text: weight.to_string(), at: version.at.clone() };
+    let weights: Vec<Leaf<WeightKind>> = match versions {
+        [one] => match &one.weight {
+            None => vec![leaf(one, Weight::Percent(MAX_TOTAL))],
+            Some(weight) => vec![weight.clone()?],
+        },
+        [stable, canary] => match (&stable.weight, &canary.weight) {
+            (None, None) => vec![leaf(stable, Weight::Percent(MAX_TOTAL)), leaf(canary, Weight::Percent(0))],
+            (Some(stable), Some(canary)) => vec![stable.clone()?, canary.clone()?],
+            (Some(given), None) => vec![given.clone()?, leaf(canary, rest(given.as_ref()?, "--canary", problems)?)],
+            (None, Some(given)) => vec![leaf(stable, rest(given.as_ref()?, "--stable", problems)?), given.clone()?],
+        },
+        _ => return None,
+    };
+    let entries = versions.iter().zip(weights).map(|(version, weight)| (name(version.role, &version.at), Some(weight)));
+    Some(Named { at: versions[0].at.clone(), entries: entries.collect(), complete: true })
+}
+
+fn rest(given: &Leaf<WeightKind>, other: &str, problems: &mut Problems) -> Option<Weight> {
+    match given.value {
+        Weight::Percent(units) => Some(Weight::Percent(MAX_TOTAL - units)),
+        Weight::Plain(weight) => {
+            let whole = u64::from(weight) * u64::from(MAX_TOTAL / 100);
+            let or = if weight <= 100 { format!("write `{}`, or ", percentage(whole)) } else { String::new() };
+            let complaint = Complaint::new(format!("expected a percentage, found the whole number {weight} alone"));
+            problems.add(&given.at, complaint.help(format!("{or}give {other} a whole number too")));
+            None
+        }
+    }
+}
+
+fn name(role: Role, at: &At) -> Leaf<BackendName> {
+    Leaf { value: role.as_str().to_owned(), text: role.as_str().to_owned(), at: at.clone() }
+}
+
+fn replica(text: &str, file: &mut File, problems: &mut Problems) {
+    let at = problems.flag("--replica", text);
+    let Some((index, of)) = text.split_once('/') else {
+        let complaint = Complaint::expected("an index and a number of replicas such as `0/3`", &quoted(text));
+        problems.add(&at, complaint.help("the first of three is `0/3`"));
+        return;
+    };
+    let replica = file.replica.get_mut_or_default();
+    replica.at = at.clone();
+    replica.index = read(&Node::text(at.part(0..index.len()), index), problems);
+    replica.of = read(&Node::text(at.part(index.len() + 1..text.len()), of), problems);
+}
+
+fn one<T: Read>(flag: &str, text: &Option<String>, field: &mut Field<T>, problems: &mut Problems) {
+    if let Some(text) = text {
+        set(flag, text, field, problems);
+    }
+}
+
+/// Reads a flag's text into a field, and says where it stands.
+fn set<T: Read>(flag: &str, text: &str, field: &mut Field<T>, problems: &mut Problems) -> At {
+    let at = problems.flag(flag, text);
+    *field = read(&Node::text(at.clone(), text), problems);
+    at
+}
+
+fn read<T: Read>(node: &Node, problems: &mut Problems) -> Field<T> {
+    T::read(node, problems).map_or(Field::Broken, Field::Given)
+}

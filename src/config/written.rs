@@ -1,0 +1,400 @@
+//! The file as it is written: its fields, their defaults, units and ranges. The comments here are the reference that
+//! `splitway schema` prints and editors show; a test compares the defaults with what applies when a field is left out.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::ser::{Serialize, Serializer};
+use std::borrow::Cow;
+
+use super::LogFormat;
+use super::leaf::{
+    BackendName, CookieAge, Count, Delay, EndpointAddress, Expression, HeaderKind, Leaf, ListenAddress, LogLevel,
+    LookupInterval, Method, Network, OneOf, OnlyTrue, OrNone, PathText, QueryName, Size, Switch, Text, Token,
+    ValueText, Wait, WeightKind, Word, Workers,
+};
+use super::node::{Content, Node};
+use super::problem::Problems;
+use super::read::{Field, Fields, List, Named, NonEmpty, Read, inline_schema, refuse, written};
+use crate::route::Role;
+use crate::route::bucket::SameSite;
+
+pub(super) type Weights = Named<BackendName, Leaf<WeightKind>>;
+
+written! {
+    /// Splitway's configuration: an exact split of HTTP traffic between the versions of one application.
+    File {
+        optional {
+            /// Where clients connect. Taken at start only. Required here or as `--listen`.
+            "listeners" listeners: NonEmpty<Listener>;
+            /// Metrics, health and explanations, apart from traffic. Taken at start only. Default: none.
+            "admin" admin: Admin;
+            /// The versions of the application, by name. Exactly one is stable, at most one canary. Required here or as
+            /// `--stable` and `--canary`.
+            "backends" backends: Named<BackendName, Backend>;
+            /// How much each backend gets: whole numbers with any total up to 1,000,000, or percentages such as `5.5%`
+            /// (at most four digits after the point) that add up to exactly 100 %. A backend that is not named gets
+            /// nothing. Default: everything to the stable backend.
+            "split" split: Weights;
+            /// Rules for requests that are not to follow the split, in order: the first one that matches decides.
+            /// Default: none.
+            "routes" routes: List<Route>;
+            /// Keeps each user on one version. Default: every request is decided by itself.
+            "sticky" sticky: Sticky;
+            /// Lets testers choose: `always` or `never` in a header or a cookie. `{}` switches it on. Default: off.
+            "override" override_: Override;
+            /// Requests carry `splitway-version`, `splitway-role` and a `baggage` member to the application, and
+            /// clients' own copies are removed.
+            "tell-upstream" tell_upstream: Leaf<Switch> = false;
+            /// A header in which answers name the version that served them. Default: none.
+            "version-header" version_header: Leaf<OrNone<HeaderKind>> = "none";
+            /// Address ranges of proxies in front of this one, whose `Forwarded` and `X-Forwarded-*` are believed.
+            /// Default: none.
+            "trusted-proxies" trusted_proxies: List<Leaf<Network>>;
+            /// Bounds on waiting, as durations from 1 ms to one day. Each may be late by a tenth of a second.
+            "timeouts" timeouts: Timeouts;
+            /// Bounds on size and number.
+            "limits" limits: Limits;
+            /// What to do about requests that could not be sent.
+            "retry" retry: Retry;
+            /// Looking up the names of endpoints.
+            "dns" dns: Dns;
+            /// Threads that carry traffic, from 1 to 1024, or `auto` for as many as there are cores that may be used.
+            /// Taken at start only.
+            "workers" workers: Leaf<Workers> = "auto";
+            /// What happens between SIGTERM and the end. Taken at start only.
+            "drain" drain: Drain;
+            /// This process's place among several that share one split. Taken at start only. Default: the only one.
+            "replica" replica: Replica;
+            /// What is logged, and how. Taken at start only.
+            "log" log: Log;
+        }
+    }
+
+    /// One address that clients connect to.
+    Listener {
+        required {
+            /// An IP address and a port; port 0 is any free one. `:8080` is `0.0.0.0:8080`: all IPv4 interfaces.
+            "address" address: Leaf<ListenAddress>;
+        }
+    }
+
+    /// The admin listener.
+    Admin {
+        required {
+            /// An IP address and a port; port 0 is any free one. `:9090` is `0.0.0.0:9090`: all IPv4 interfaces.
+            "address" address: Leaf<ListenAddress>;
+        }
+    }
+
+    /// One version of the application.
+    Backend {
+        required {
+            /// Where it is served: IP addresses or host names, each with a port. `:9001` is `127.0.0.1:9001`.
+            "endpoints" endpoints: NonEmpty<Leaf<EndpointAddress>>;
+        }
+        optional {
+            /// `stable`, `canary` or `experiment`. Default: the role that the backend's name says, else `experiment`.
+            "role" role: Leaf<OneOf<Role>>;
+        }
+    }
+
+    /// A rule for some requests. It names a backend or has a split of its own.
+    Route {
+        required {
+            /// Says what it is for; no two routes have the same.
+            "name" name: Leaf<Text>;
+            /// Alternatives: one that holds is enough.
+            "match" matches: NonEmpty<Match>;
+        }
+        optional {
+            /// The backend that gets these requests.
+            "backend" backend: Leaf<BackendName>;
+            /// These requests' own split.
+            "split" split: Weights;
+            /// `false` keeps these requests out of shares and error rates: for probes and bots.
+            "count" count: Leaf<Switch> = true;
+        }
+    }
+
+    /// Conditions that must all hold. At least one. Values are compared as received, nothing is decoded.
+    #[schemars(extend("minProperties" = 1))]
+    Match {
+        optional {
+            /// One method, or a list of methods of which one is enough. Case-sensitive.
+            "method" method: OneOrMany;
+            /// The path, without the query.
+            "path" path: PathMatch;
+            /// Headers, by name. Of several lines with one name, one that fits is enough.
+            "headers" headers: Named<HeaderKind, ValueMatch>;
+            /// Cookies, by name.
+            "cookies" cookies: Named<Token, ValueMatch>;
+            /// Query parameters, by name.
+            "query" query: Named<QueryName, ValueMatch>;
+            /// Members of the W3C `baggage` header, by name.
+            "baggage" baggage: Named<Token, ValueMatch>;
+        }
+    }
+
+    /// A condition on the path. Exactly one of these.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+    PathMatch {
+        optional {
+            /// The whole path.
+            "exact" exact: Leaf<PathText>;
+            /// Its beginning, by whole segments: `/shop` holds for `/shop` and `/shop/a`, not for `/shopping`.
+            "prefix" prefix: Leaf<PathText>;
+            /// A regular expression that the whole path must match.
+            "regex" regex: Leaf<Expression>;
+        }
+    }
+
+    /// A condition on one value. Exactly one of these.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+    Conditions {
+        optional {
+            /// The whole value.
+            "exact" exact: Leaf<ValueText>;
+            /// Its beginning.
+            "prefix" prefix: Leaf<ValueText>;
+            /// Its end.
+            "suffix" suffix: Leaf<ValueText>;
+            /// A regular expression that the whole value must match.
+            "regex" regex: Leaf<Expression>;
+            /// There is a value, whatever it is.
+            "present" present: Leaf<OnlyTrue>;
+            /// There is none.
+            "absent" absent: Leaf<OnlyTrue>;
+        }
+    }
+
+    /// How users are recognised, so that each keeps one version. At least one of `key` and `cookie`.
+    Sticky {
+        optional {
+            /// Where a user's key comes from: the first source that the request has, in this order.
+            "key" key: NonEmpty<KeySource>;
+            /// Separates one rollout's users from another's; the same salt gives the same users everywhere.
+            "salt" salt: Leaf<Text> = "splitway";
+            /// A signed cookie for users without a key. `{}` switches it on. Default: they follow the split of requests.
+            "cookie" cookie: Cookie;
+        }
+    }
+
+    /// A place in the request. Exactly one of these.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+    KeySource {
+        optional {
+            /// A header, by name.
+            "header" header: Leaf<HeaderKind>;
+            /// A cookie, by name.
+            "cookie" cookie: Leaf<Token>;
+            /// A query parameter, by name.
+            "query" query: Leaf<QueryName>;
+            /// `true`: the client's address, which trusted proxies may state.
+            "client-address" client_address: Leaf<OnlyTrue>;
+        }
+    }
+
+    /// The cookie that carries a user's bucket, never a version.
+    Cookie {
+        optional {
+            /// The cookie's name.
+            "name" name: Leaf<Token> = "splitway";
+            /// How long browsers keep it, from 1 s to 400 days; `none`: until they are closed.
+            "max-age" max_age: Leaf<OrNone<CookieAge>> = "none";
+            /// The paths that it is sent to.
+            "path" path: Leaf<PathText> = "/";
+            /// Whether it is sent with requests from other sites: `strict`, `lax` or `none` (which needs `secure`).
+            "same-site" same_site: Leaf<OneOf<SameSite>> = "lax";
+            /// Sent over HTTPS only.
+            "secure" secure: Leaf<Switch> = false;
+            /// Kept from scripts.
+            "http-only" http_only: Leaf<Switch> = true;
+            /// A file with the secret (16 bytes to 4 KiB) that signs the cookie, the same for all proxies of one
+            /// application; relative to the folder of this file. Default: derived from the salt, which anybody who
+            /// knows the salt can forge.
+            "secret-file" secret_file: Leaf<Text>;
+        }
+    }
+
+    /// A tester's own choice of version.
+    Override {
+        optional {
+            /// The header that may say `always` or `never`.
+            "header" header: Leaf<HeaderKind> = "x-canary";
+            /// The cookie that may say so.
+            "cookie" cookie: Leaf<Token> = "canary";
+        }
+    }
+
+    /// Bounds on waiting.
+    Timeouts {
+        optional {
+            /// For a TCP connection to an endpoint. Then the next endpoint is tried.
+            "connect" connect: Leaf<Wait> = "1s";
+            /// From the first byte of a request's head to its last. Then 408.
+            "head" head: Leaf<Wait> = "10s";
+            /// From the request's head to the head of its answer. Then 504.
+            "first-byte" first_byte: Leaf<Wait> = "60s";
+            /// From the request's head to the last byte of its answer, or `none`. Then 504, or a cut answer.
+            "request" request: Leaf<OrNone<Wait>> = "none";
+            /// A client's connection without a request. Then it is closed.
+            "idle" idle: Leaf<Wait> = "75s";
+            /// A connection to an endpoint without a request. Then it is closed.
+            "upstream-idle" upstream_idle: Leaf<Wait> = "30s";
+        }
+    }
+
+    /// Bounds on size and number.
+    Limits {
+        optional {
+            /// All bytes of a request's head, from 8 KiB to 1 MiB. Beyond: 431.
+            "header-bytes" header_bytes: Leaf<Size<8_192, 1_048_576>> = "64KiB";
+            /// Header lines of a request, from 1 to 10000. Beyond: 431.
+            "header-count" header_count: Leaf<Count<1, 10_000>> = 100;
+            /// Bytes of the request target, from 1 to 65534. Beyond: 414.
+            "target-bytes" target_bytes: Leaf<Size<1, 65_534>> = "16KiB";
+            /// Bytes of a request's body, or `none`. Beyond: 413.
+            "body-bytes" body_bytes: Leaf<OrNone<Size<0, { u64::MAX }>>> = "none";
+            /// Client connections at once, over all workers, from 1 to 10 million. Beyond: 503 and closed.
+            "connections" connections: Leaf<Count<1, 10_000_000>> = 10_000;
+            /// Connections kept open without a request, per endpoint and worker, up to 100000.
+            "upstream-idle-connections" upstream_idle_connections: Leaf<Count<0, 100_000>> = 256;
+        }
+    }
+
+    /// What to do about requests that could not be sent.
+    Retry {
+        optional {
+            /// Tries after the first one, from 0 to 10: other endpoints of the version, then one of another version.
+            "tries" tries: Leaf<Count<0, 10>> = 3;
+            /// Whether another version may answer when the decided one cannot be reached.
+            "other-version" other_version: Leaf<Switch> = true;
+        }
+    }
+
+    /// Looking up the names of endpoints.
+    Dns {
+        optional {
+            /// How often, from 100 ms to one day.
+            "interval" interval: Leaf<LookupInterval> = "5s";
+        }
+    }
+
+    /// What happens between SIGTERM and the end.
+    Drain {
+        optional {
+            /// Between "not ready" and the end of accepting, up to one day, so that load balancers notice.
+            "delay" delay: Leaf<Delay> = "5s";
+            /// For the requests in flight, after that, up to one day.
+            "timeout" timeout: Leaf<Delay> = "30s";
+        }
+    }
+
+    /// This process's place among several that share one split and take turns.
+    Replica {
+        required {
+            /// Which one it is, from 0.
+            "index" index: Leaf<Count<0, 999>>;
+            /// How many there are, from 1 to 1000.
+            "of" of: Leaf<Count<1, 1000>>;
+        }
+        optional {
+            /// Gives all of them the same schedule; the same for all.
+            "seed" seed: Leaf<Text> = "splitway";
+        }
+    }
+
+    /// What is logged, and how.
+    Log {
+        optional {
+            /// `off`, `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,splitway=debug`.
+            "level" level: Leaf<LogLevel> = "info";
+            /// `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
+            "format" format: Leaf<OneOf<LogFormat>> = "auto";
+        }
+    }
+}
+
+/// One method or a list of them.
+#[derive(Clone, Debug)]
+pub(super) struct OneOrMany(pub Vec<Leaf<Method>>);
+
+impl Read for OneOrMany {
+    fn what() -> String {
+        "a method such as `GET`, or a list of methods".to_owned()
+    }
+
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.content {
+            Content::List(_) => NonEmpty::read(node, problems).map(|NonEmpty(methods)| Self(methods)),
+            Content::Text { .. } if !node.is_nothing() => Leaf::read(node, problems).map(|one| Self(vec![one])),
+            _ => refuse(node, &Self::what(), problems, ""),
+        }
+    }
+}
+
+impl Serialize for OneOrMany {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for OneOrMany {
+    inline_schema!("OneOrMany");
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (one, many) = (Leaf::<Method>::json_schema(generator), NonEmpty::<Leaf<Method>>::json_schema(generator));
+        json_schema!({ "anyOf": [one, many] })
+    }
+}
+
+/// A condition on one value; a single value is short for `exact`.
+#[derive(Clone, Debug)]
+pub(super) enum ValueMatch {
+    Exact(Leaf<ValueText>),
+    Conditions(Box<Conditions>),
+}
+
+impl Read for ValueMatch {
+    fn what() -> String {
+        "a value, or one of exact, prefix, suffix, regex, present and absent".to_owned()
+    }
+
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.content {
+            Content::Map(_) => Read::read(node, problems).map(|map| ValueMatch::Conditions(Box::new(map))),
+            Content::Text { .. } if !node.is_nothing() => Read::read(node, problems).map(ValueMatch::Exact),
+            _ => {
+                refuse(node, &Self::what(), problems, "write `{ exact: \"42\" }`, or `{ present: true }` for any value")
+            }
+        }
+    }
+}
+
+impl Serialize for ValueMatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ValueMatch::Exact(value) => value.serialize(serializer),
+            ValueMatch::Conditions(conditions) => conditions.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for ValueMatch {
+    inline_schema!("ValueMatch");
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let text = Leaf::<ValueText>::json_schema(generator);
+        json_schema!({ "anyOf": [text, generator.subschema_for::<Conditions>()] })
+    }
+}
+
+impl Word for SameSite {
+    const ALL: &[(&str, Self)] = &[("strict", SameSite::Strict), ("lax", SameSite::Lax), ("none", SameSite::None)];
+}
+
+impl Word for LogFormat {
+    const ALL: &[(&str, Self)] = &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+}
