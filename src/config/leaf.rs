@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 use ipnet::IpNet;
-use regex::bytes::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::{Serialize, Serializer};
 
@@ -841,13 +840,13 @@ impl Kind for ValueText {
 pub(super) struct Expression;
 
 impl Kind for Expression {
-    type Value = Regex;
+    type Value = matches::Whole;
 
     fn what() -> String {
         "a regular expression".to_owned()
     }
 
-    fn parse(text: &str, _: bool) -> Result<Regex, Complaint> {
+    fn parse(text: &str, _: bool) -> Result<matches::Whole, Complaint> {
         matches::whole(text).map_err(|error| wrong::<Self>(text).note(error.to_string()))
     }
 
