@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::leaf::{BackendName, Expression, Kind, Leaf, WeightKind};
+use super::amount::WeightKind;
+use super::leaf::{Kind, Leaf};
+use super::name::{BackendName, Expression};
 use super::problem::{At, Complaint, Problems, closest, quoted};
 use super::read::Field;
 use super::weight::{self, SumError};

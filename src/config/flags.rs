@@ -1,6 +1,8 @@
 //! What flags and environment variables said, put over what the file says.
 
-use super::leaf::{BackendName, Leaf, WeightKind};
+use super::amount::WeightKind;
+use super::leaf::Leaf;
+use super::name::BackendName;
 use super::node::Node;
 use super::problem::{At, Complaint, Problems, quoted};
 use super::read::{Field, Named, NonEmpty, Read};

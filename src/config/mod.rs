@@ -8,16 +8,19 @@
 //! * this one: what was meant, and the ways to get it;
 //! * `written`: the fields of the file with their documentation, which is also the schema;
 //! * `check`: from written to meant, with every rule that concerns more than one value;
-//! * `leaf`: the rules of single values (addresses, durations, sizes, names);
+//! * `leaf`, with `amount`, `address` and `name`: the rules of single values;
 //! * `weight`: exact weights;
 //! * `flags`: what flags put over the file;
 //! * `problem`: what is wrong, where, and how it is shown;
 //! * `read`: from the tree to typed fields, noting problems without stopping at them;
 //! * `node`: YAML as a tree of texts with their places.
 
+mod address;
+mod amount;
 mod check;
 mod flags;
 mod leaf;
+mod name;
 mod node;
 mod problem;
 mod read;

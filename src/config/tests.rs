@@ -200,6 +200,35 @@ fn the_least_file_gets_every_default() {
 }
 
 #[test]
+fn durations_and_sizes_are_read_in_their_usual_forms() {
+    let timeout = |text: &str| {
+        good(&format!("{MINIMAL}timeouts: {{ idle: {text} }}\n")).declared.policy.timeouts.idle.as_millis()
+    };
+    for (text, milliseconds) in [
+        ("500ms", 500),
+        ("10s", 10_000),
+        ("1h30m", 5_400_000),
+        ("1h30m0s", 5_400_000),
+        ("2m 5s", 125_000),
+        ("1d", 86_400_000),
+    ] {
+        assert_eq!(timeout(text), milliseconds, "{text}");
+    }
+    let limit =
+        |text: &str| good(&format!("{MINIMAL}limits: {{ body-bytes: {text} }}\n")).declared.policy.limits.body_bytes;
+    for (text, bytes) in [
+        ("0", Some(0)),
+        ("65536", Some(65_536)),
+        ("64KiB", Some(65_536)),
+        ("1 MB", Some(1_000_000)),
+        ("2GiB", Some(2 << 30)),
+        ("none", None),
+    ] {
+        assert_eq!(limit(text), bytes, "{text}");
+    }
+}
+
+#[test]
 fn aliases_repeat_a_value() {
     let config =
         good("listeners: [{ address: ':0' }]\nbackends:\n  stable: &one { endpoints: [':1'] }\n  canary: *one\n");

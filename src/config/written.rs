@@ -6,11 +6,10 @@ use serde::ser::{Serialize, Serializer};
 use std::borrow::Cow;
 
 use super::LogFormat;
-use super::leaf::{
-    BackendName, CookieAge, Count, Delay, EndpointAddress, Expression, HeaderKind, Leaf, ListenAddress, LogLevel,
-    LookupInterval, Method, Network, OneOf, OnlyTrue, OrNone, PathText, QueryName, Size, Switch, Text, Token,
-    ValueText, Wait, WeightKind, Word, Workers,
-};
+use super::address::{EndpointAddress, ListenAddress, Network};
+use super::amount::{CookieAge, Count, Delay, LookupInterval, Size, Wait, WeightKind, Workers};
+use super::leaf::{Leaf, LogLevel, OneOf, OnlyTrue, OrNone, Switch, Text, Word};
+use super::name::{BackendName, Expression, HeaderKind, Method, PathText, QueryName, Token, ValueText};
 use super::node::{Content, Node};
 use super::problem::Problems;
 use super::read::{Field, Fields, List, Named, NonEmpty, Read, inline_schema, refuse, written};
