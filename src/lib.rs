@@ -1,9 +1,149 @@
 //! Splitway: an exact HTTP traffic split in front of the versions of one application.
+//!
+//! Two paths, and three wires between them.
+//!
+//! **One request** (hot): [`proxy`] accepts it on one worker's thread, asks the live [`route::Snapshot`] for a decision,
+//! sends it to an endpoint of that version and streams both bodies. Begin with `proxy/request.rs`.
+//!
+//! **One change** (cold): a [`source`] sends what it saw to [`control`], which compiles it into a snapshot and publishes
+//! that with one pointer. Begin with `control/mod.rs`.
+//!
+//! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), and the stage of the drain. [`admin`]
+//! shows all of it and steers nothing. [`config`] turns what people write into settings; [`demo`] uses the crate as a
+//! stranger would.
+//!
+//! This file is the only place that knows every room.
+
 #![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod metrics;
 pub mod proxy;
 pub mod route;
 pub mod source;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use control::StatusView;
+use metrics::Metrics;
+use route::live::{Live, Publisher};
+use route::{Generation, Identity};
+
+/// What a proxy needs before it can start; none of it changes while it runs. Everything else is observed.
+#[derive(Clone)]
+pub struct Settings {
+    pub proxy: proxy::Settings,
+    /// `None`: no admin listener.
+    pub admin: Option<SocketAddr>,
+    pub identity: Identity,
+}
+
+/// Every socket is open, nothing runs.
+pub struct Bound {
+    proxy: proxy::Bound,
+    admin: Option<admin::Bound>,
+    identity: Identity,
+    workers: usize,
+}
+
+/// Opens every socket, so that a port in use is an error before anything has started.
+pub fn bind(settings: Settings) -> io::Result<Bound> {
+    let admin = settings.admin.map(admin::bind).transpose()?;
+    let workers = settings.proxy.workers;
+    Ok(Bound { proxy: proxy::bind(settings.proxy)?, admin, identity: settings.identity, workers })
+}
+
+impl Bound {
+    /// The traffic listeners' addresses, in the order of the settings; port 0 has become a real one.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        self.proxy.addresses()
+    }
+
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(admin::Bound::address)
+    }
+
+    /// Starts the workers, the loop that follows `observations`, and the admin listener. Must be called inside a tokio
+    /// runtime, which carries the cold parts.
+    pub fn start(self, observations: control::Receiver) -> io::Result<Running> {
+        let (publisher, live): (Publisher, Live) = route::live::channel();
+        let metrics = Arc::new(Metrics::new(self.workers, live.clone()));
+        let (status, status_view) = tokio::sync::watch::channel(control::Status::default());
+        let listeners = self.proxy.addresses().to_vec();
+        let admin_address = self.admin();
+        let proxy = self.proxy.run(&live, &metrics)?;
+        let readiness = admin::Readiness::new(live.clone());
+        tokio::spawn(control::run(observations, publisher, self.identity, metrics.clone(), status));
+        let admin = self.admin.map(|admin| {
+            let context = admin::Context {
+                live: live.clone(),
+                metrics: metrics.clone(),
+                status: status_view.clone(),
+                readiness: readiness.clone(),
+            };
+            tokio::spawn(admin.serve(context, std::future::pending()))
+        });
+        Ok(Running { proxy, admin, readiness, live, metrics, status: status_view, listeners, admin_address })
+    }
+}
+
+/// A proxy at work. Dropping it does not stop it; [`Running::drain`] and [`Running::stop`] do.
+pub struct Running {
+    proxy: proxy::Running,
+    admin: Option<tokio::task::JoinHandle<()>>,
+    readiness: admin::Readiness,
+    live: Live,
+    metrics: Arc<Metrics>,
+    status: StatusView,
+    listeners: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+}
+
+impl Running {
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+    pub fn status(&self) -> StatusView {
+        self.status.clone()
+    }
+
+    /// Waits until a snapshot of at least this generation is live; 1 is the first.
+    pub async fn reached(&self, generation: Generation) {
+        let mut status = self.status.clone();
+        // An error means that the loop has ended: nothing newer will come.
+        let _ = status.wait_for(|status| status.generation >= generation).await;
+    }
+
+    /// Ends politely: readiness goes false, then see [`proxy::Running::drain`]. Returns how many connections were cut.
+    pub async fn drain(self) -> usize {
+        self.readiness.drain();
+        let cut = self.proxy.drain().await;
+        if let Some(admin) = self.admin {
+            admin.abort();
+        }
+        cut
+    }
+
+    /// Ends at once.
+    pub fn stop(self) {
+        self.readiness.drain();
+        self.proxy.stop();
+        if let Some(admin) = self.admin {
+            admin.abort();
+        }
+    }
+}

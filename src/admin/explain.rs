@@ -82,6 +82,30 @@ pub fn from_query(query: &str) -> Result<MadeUp, String> {
     question(method.as_deref().unwrap_or("GET"), target.as_deref().unwrap_or("/"), headers, client)
 }
 
+/// The other direction: the target that asks for this, with everything escaped that could be misread.
+pub fn to_target(question: &MadeUp) -> String {
+    let path = match &question.query {
+        Some(query) => format!("{}?{query}", question.path),
+        None => question.path.clone(),
+    };
+    let mut target = format!("/explain?method={}&path={}", encode(question.method.as_bytes()), encode(path.as_bytes()));
+    for (name, value) in &question.headers {
+        target += &format!("&header={}", encode(&[name.as_str().as_bytes(), b":", value.as_bytes()].concat()));
+    }
+    target + &format!("&client={}", encode(question.client.to_string().as_bytes()))
+}
+
+/// RFC 3986 section 2.3: everything but unreserved characters.
+fn encode(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(*byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
 fn unknown(name: &str) -> String {
     let hint = match super::nearest(name, PARAMETERS) {
         Some(close) => format!("did you mean {close}?"),
@@ -183,5 +207,14 @@ mod tests {
         fn no_query_string_panics(query in "[a-z%=&:+/0-9\\x00-\\xff]{0,40}") {
             let _ = from_query(&query);
         }
+    }
+
+    #[test]
+    fn what_is_asked_arrives_as_it_was_meant() {
+        let headers =
+            vec![("x-user".to_owned(), "a&b=c %2f+\u{fc}".to_owned()), ("cookie".to_owned(), "a=1; b=2".to_owned())];
+        let asked = question("GET", "/shop?x=1&y=%20", headers, IpAddr::from([10, 0, 0, 1])).unwrap();
+        let target = to_target(&asked);
+        assert_eq!(from_query(target.strip_prefix("/explain?").unwrap()).unwrap(), asked);
     }
 }

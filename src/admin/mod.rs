@@ -11,6 +11,7 @@
 //!
 //! Files: `view` is the serializable picture of `/config`; `explain` is the made-up request.
 
+pub mod ask;
 pub mod explain;
 pub mod view;
 
@@ -23,7 +24,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -37,7 +39,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::control::SharedStatus;
+use crate::control::StatusView;
 use crate::metrics::Metrics;
 use crate::metrics::families;
 use crate::metrics::text::Format;
@@ -49,7 +51,7 @@ use view::Picture;
 pub struct Context {
     pub live: Live,
     pub metrics: Arc<Metrics>,
-    pub status: SharedStatus,
+    pub status: StatusView,
     pub readiness: Readiness,
 }
 
@@ -209,7 +211,7 @@ const ENDPOINTS: [(&str, &str); 8] = [
     ("/readyz", "200 while traffic is welcome, else 503; ?verbose lists the conditions"),
     ("/ready", "the same"),
     ("/config", "what is live, as JSON: weights asked, shares really sent, endpoints, routes"),
-    ("/explain", "which version a request would get, and why; for example"),
+    ("/explain", "which version a request would get, and why, as JSON or as text/plain; for example"),
     ("/", "this list"),
 ];
 
@@ -232,7 +234,10 @@ fn show<B>(context: &Context, request: &Request<B>) -> Answer {
         "/healthz" | "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
         "/readyz" | "/ready" => readyz(context, query.split('&').any(|flag| flag.split('=').next() == Some("verbose"))),
         "/config" => json(StatusCode::OK, &Picture::take(context)),
-        "/explain" => explain(context, query),
+        "/explain" => {
+            let wants_text = request.headers().get(ACCEPT).is_some_and(|accept| accept == "text/plain");
+            explain(context, query, wants_text)
+        }
         _ => text(StatusCode::OK, index()),
     }
 }
@@ -279,7 +284,7 @@ fn metrics<B>(context: &Context, request: &Request<B>) -> Answer {
 fn readyz(context: &Context, verbose: bool) -> Answer {
     let state = context.readiness.state();
     let generation = context.live.generation().0;
-    let refused = context.status.lock().expect("no holder of this lock panics").refused.is_some();
+    let refused = context.status.borrow().refused.is_some();
     let status = if state == State::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let snapshot = match (generation, refused) {
         (0, false) => "no snapshot is live yet".to_owned(),
@@ -307,7 +312,7 @@ fn readyz(context: &Context, verbose: bool) -> Answer {
     )
 }
 
-fn explain(context: &Context, query: &str) -> Answer {
+fn explain(context: &Context, query: &str, wants_text: bool) -> Answer {
     let Some(snapshot) = context.live.current() else {
         return problem(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -316,6 +321,7 @@ fn explain(context: &Context, query: &str) -> Answer {
         );
     };
     match explain::from_query(query) {
+        Ok(question) if wants_text => text(StatusCode::OK, format!("{}\n", snapshot.explain(&question))),
         Ok(question) => json(StatusCode::OK, &snapshot.explain(&question)),
         Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", explain::EXAMPLE)),
     }
@@ -384,7 +390,7 @@ mod tests {
 
     use http::header::HeaderName;
     use serde_json::{Value, json};
-    use tokio::sync::oneshot;
+    use tokio::sync::{oneshot, watch};
 
     use super::*;
     use crate::control::{Rejected, Status};
@@ -392,13 +398,14 @@ mod tests {
     use crate::route::bucket::{BucketCookie, KeySource, SameSite, Sticky};
     use crate::route::live::Publisher;
     use crate::route::matches::{Match, ValueMatch};
-    use crate::route::{Action, Override, Role, Route, RouteName, Shares, VersionHash};
+    use crate::route::{Action, Generation, Override, Role, Route, RouteName, Shares, VersionHash};
 
     /// An admin listener at work on a thread of its own.
     struct Served {
         address: SocketAddr,
         publisher: Publisher,
         context: Context,
+        status: watch::Sender<Status>,
         stop: Option<oneshot::Sender<()>>,
         thread: Option<std::thread::JoinHandle<()>>,
     }
@@ -407,9 +414,10 @@ mod tests {
         /// Nothing is live yet.
         fn start(bounds: Bounds) -> Self {
             let (publisher, live) = made_up::nothing_live();
+            let (status, view) = watch::channel(Status::default());
             let context = Context {
                 metrics: Arc::new(Metrics::new(2, live.clone())),
-                status: SharedStatus::default(),
+                status: view,
                 readiness: Readiness::new(live.clone()),
                 live,
             };
@@ -425,7 +433,7 @@ mod tests {
                 // As a spawned task, so that it is known to be `Send`.
                 runtime.block_on(runtime.spawn(serve)).unwrap();
             });
-            Self { address, publisher, context, stop: Some(stop), thread: Some(thread) }
+            Self { address, publisher, context, status, stop: Some(stop), thread: Some(thread) }
         }
 
         fn ready() -> Self {
@@ -598,10 +606,10 @@ mod tests {
             "starting: no snapshot is live yet\n",
             "[-] snapshot: no snapshot is live yet\n[+] serving: not draining\nstarting\n",
         );
-        served.context.status.lock().unwrap().refused =
-            Some((SystemTime::UNIX_EPOCH, Rejected { origin: "f".into(), message: "m".into() }));
+        let rejected = Rejected { origin: "f".into(), message: "m".into() };
+        served.status.send_modify(|status| status.refused = Some((SystemTime::UNIX_EPOCH, rejected)));
         assert!(served.get("/readyz").body.contains("/config says why"));
-        served.context.status.lock().unwrap().refused = None;
+        served.status.send_modify(|status| status.refused = None);
         made_up::publish(&mut served.publisher, &[("stable", Role::Stable, 1)]);
         check(&served, 200, "ok\n", "[+] snapshot: generation 1 is live\n[+] serving: not draining\nready\n");
         served.context.readiness.drain();
@@ -616,10 +624,9 @@ mod tests {
     #[test]
     fn config_is_honest_before_the_first_snapshot() {
         let served = Served::start(BOUNDS);
-        served.context.status.lock().unwrap().refused = Some((
-            SystemTime::UNIX_EPOCH + Duration::from_secs(60),
-            Rejected { origin: "splitway.yaml".into(), message: "line 3: no".into() },
-        ));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+        let rejected = Rejected { origin: "splitway.yaml".into(), message: "line 3: no".into() };
+        served.status.send_modify(|status| status.refused = Some((at, rejected)));
         assert_eq!(
             served.get_json("/config"),
             json!({
@@ -666,12 +673,13 @@ mod tests {
         routing.override_ = Some(Override { header: HeaderName::from_static("x-canary"), cookie: "canary".into() });
         routing.policy.limits.body_bytes = Some(10 << 20);
         made_up::publish_routing(&mut served.publisher, routing);
-        *served.context.status.lock().unwrap() = Status {
+        served.status.send_replace(Status {
+            generation: Generation(1),
             origin: "splitway.yaml".into(),
             applied_at: Some(SystemTime::UNIX_EPOCH),
             notes: vec!["app.local does not resolve".into()],
             refused: None,
-        };
+        });
         served.context.metrics.version(0, &stable, Role::Stable).split.add(2);
         served.context.metrics.version(1, &stable, Role::Stable).split.add(1);
         served.context.metrics.version(1, &canary, Role::Canary).split.add(1);

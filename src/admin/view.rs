@@ -168,7 +168,7 @@ pub struct Retry {
 impl Picture {
     pub fn take(context: &Context) -> Self {
         let snapshot = context.live.current();
-        let status = context.status.lock().expect("no holder of this lock panics").clone();
+        let status = context.status.borrow().clone();
         Self {
             generation: snapshot.as_ref().map_or(0, |snapshot| snapshot.generation().0),
             state: context.readiness.state().as_str(),

@@ -46,7 +46,7 @@ pub(super) fn check(file: &File, folder: &Path, problems: &mut Problems) -> Opti
     Some(Config {
         proxy: proxy::Settings {
             listeners: listeners.into_iter().map(|(address, _)| Listener { address }).collect(),
-            workers: file.workers.or(None).unwrap_or_else(cores),
+            workers: file.workers.or(None).unwrap_or_else(proxy::cores),
             drain: drain(file),
         },
         admin,
@@ -450,10 +450,6 @@ fn secret(path: &Path) -> Result<Vec<u8>, Complaint> {
         return Err(Complaint::expected(&what, &found).help("`openssl rand -hex 32` makes a good one"));
     }
     Ok(text.to_vec())
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn drain(file: &File) -> proxy::Drain {

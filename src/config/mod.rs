@@ -37,6 +37,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::route::picker::Turn;
 use crate::{proxy, source};
 use problem::Complaint;
 use read::Read as _;
@@ -66,6 +67,12 @@ pub struct Replica {
     pub seed: String,
 }
 
+impl Replica {
+    pub fn turn(&self) -> Turn {
+        Turn::new(self.index, self.of).expect("an index that is too large was refused")
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// A level, or directives such as `info,splitway=debug`.
@@ -81,10 +88,28 @@ pub enum LogFormat {
     Json,
 }
 
+impl Config {
+    /// What `newer` would change, and only a restart can: one sentence each.
+    pub fn needs_restart(&self, newer: &Config) -> Vec<String> {
+        let changes = [
+            ("listeners", self.proxy.listeners != newer.proxy.listeners),
+            ("admin", self.admin != newer.admin),
+            ("workers", self.proxy.workers != newer.proxy.workers),
+            ("drain", self.proxy.drain != newer.proxy.drain),
+            ("replica", self.replica != newer.replica),
+            ("log", self.log != newer.log),
+        ];
+        let changed = changes.into_iter().filter(|(_, changed)| *changed);
+        changed
+            .map(|(field, _)| format!("{field} has changed in the file; it takes effect at the next start"))
+            .collect()
+    }
+}
+
 /// Reads a file, with what flags said over it.
 pub fn load(path: &Path, flags: &Flags) -> Result<Config, Problems> {
     let name = path.display().to_string();
-    parse(&text(path, &name)?, &name, flags)
+    parse(&text(path)?, &name, flags)
 }
 
 /// Does without a file.
@@ -101,7 +126,7 @@ pub fn parse(text: &str, file_name: &str, flags: &Flags) -> Result<Config, Probl
 pub fn to_yaml(path: Option<&Path>, flags: &Flags) -> Result<String, Problems> {
     let Some(path) = path else { return print(None, flags) };
     let name = path.display().to_string();
-    print(Some((&text(path, &name)?, &name)), flags)
+    print(Some((&text(path)?, &name)), flags)
 }
 
 /// The JSON Schema (draft 2020-12) of the file, for editors.
@@ -136,7 +161,8 @@ fn read(file: Option<(&str, &str)>, flags: &Flags) -> Result<(Config, written::F
 }
 
 /// A file's text, if it is one of bearable size.
-fn text(path: &Path, name: &str) -> Result<String, Problems> {
+pub fn text(path: &Path) -> Result<String, Problems> {
+    let name = &path.display().to_string();
     let cannot = |error: std::io::Error| {
         let complaint = Complaint::new(format!("cannot be read: {error}"));
         let help = match error.kind() {

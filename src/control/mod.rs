@@ -3,14 +3,14 @@
 //! A source (file, demo script, test) sends what it saw last through [`channel`]; [`run`] compiles it into a snapshot and
 //! publishes that. Whatever cannot be compiled is refused, counted and shown, and the last good snapshot keeps serving.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::metrics::Metrics;
 use crate::route::live::Publisher;
-use crate::route::{Identity, Routing, Snapshot};
+use crate::route::{Generation, Identity, Routing, Snapshot};
 
 /// What a source saw last: always the whole picture, never a difference.
 #[derive(Clone, Debug)]
@@ -38,9 +38,11 @@ pub fn channel() -> (Sender, Receiver) {
     mpsc::channel(1)
 }
 
-/// How the last changes went. Read by the admin listener.
+/// How the last changes went. Read by the admin listener, and by whoever waits for a change to be live.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
+    /// The number of the live snapshot; 0 before the first.
+    pub generation: Generation,
     pub origin: String,
     /// When the live snapshot was published.
     pub applied_at: Option<SystemTime>,
@@ -49,7 +51,7 @@ pub struct Status {
     pub refused: Option<(SystemTime, Rejected)>,
 }
 
-pub type SharedStatus = Arc<Mutex<Status>>;
+pub type StatusView = watch::Receiver<Status>;
 
 /// Runs until every sender is gone.
 pub async fn run(
@@ -57,7 +59,7 @@ pub async fn run(
     mut publisher: Publisher,
     identity: Identity,
     metrics: Arc<Metrics>,
-    status: SharedStatus,
+    status: watch::Sender<Status>,
 ) {
     while let Some(observation) = observations.recv().await {
         let outcome = observation.and_then(|Observed { routing, origin, notes }| {
@@ -69,16 +71,15 @@ pub async fn run(
         let now = SystemTime::now();
         match outcome {
             Ok((snapshot, origin, notes)) => {
-                let generation = snapshot.generation().0;
+                let generation = snapshot.generation();
                 let split = snapshot.shares().to_string();
                 publisher.publish(snapshot);
                 metrics.reloads.good.add(1);
-                tracing::info!(generation, origin, split, "snapshot is live");
+                tracing::info!(generation = generation.0, origin, split, "snapshot is live");
                 for note in &notes {
-                    tracing::warn!(generation, origin, "{note}");
+                    tracing::warn!(generation = generation.0, origin, "{note}");
                 }
-                *status.lock().expect("no holder of this lock panics") =
-                    Status { origin, applied_at: Some(now), notes, refused: None };
+                status.send_replace(Status { generation, origin, applied_at: Some(now), notes, refused: None });
             }
             Err(rejected) => {
                 metrics.reloads.bad.add(1);
@@ -87,7 +88,7 @@ pub async fn run(
                     "refused, the last good state keeps serving: {}",
                     rejected.message
                 );
-                status.lock().expect("no holder of this lock panics").refused = Some((now, rejected));
+                status.send_modify(|status| status.refused = Some((now, rejected)));
             }
         }
     }

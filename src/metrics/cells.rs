@@ -115,6 +115,12 @@ impl Default for QuantileCounts {
 }
 
 impl QuantileCounts {
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.0.iter_mut().zip(&other.0) {
+            *count += more;
+        }
+    }
+
     /// The counts since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i].saturating_sub(earlier.0[i])))

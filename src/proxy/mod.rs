@@ -34,6 +34,11 @@ pub struct Settings {
     pub drain: Drain,
 }
 
+/// The cores that this process may use: the default number of workers.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Port 0: any free one.

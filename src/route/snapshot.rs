@@ -63,6 +63,18 @@ pub struct Identity {
     pub mint: Arc<Mint>,
 }
 
+impl Identity {
+    /// A proxy by itself: unbiased, in step with no other.
+    pub fn random() -> Self {
+        Self { seed: Seed::random(), turn: Turn::default(), mint: Arc::new(Mint::random()) }
+    }
+
+    /// One of several proxies with the same `seed`, which take turns.
+    pub fn replica(turn: Turn, seed: &str) -> Self {
+        Self { seed: Seed::shared(seed), turn, mint: Arc::new(Mint::random()) }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
     #[error("there is no backend, so no request could be sent anywhere")]

@@ -1,0 +1,229 @@
+//! The command line as typed. What it means is settled in `config` (settings) and in `main` (commands).
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit:   ",
+    env!("SPLITWAY_COMMIT"),
+    "\nprofile:  ",
+    env!("SPLITWAY_PROFILE"),
+    "\nfeatures: HTTP/1.1; sources: file, flags; allocator: mimalloc"
+);
+
+/// Twenty-four lines are a screen.
+const TERSE: &str = "{before-help}\n{usage-heading} {usage}\n\n{options}\n{after-help}";
+
+/// What `splitway` alone says.
+pub const WAYS_TO_BEGIN: &str = "\
+splitway: an exact HTTP traffic split in front of the versions of one application
+
+Three ways to begin:
+
+  splitway demo
+      see it work: two small versions, a rollout from 5 % to 100 %, nothing to set up
+
+  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%
+      an exact split in front of two versions that run already
+
+  splitway run --config splitway.yaml
+      the same from a file that can be edited while it runs: routes, users, limits
+
+Next: splitway demo        All commands: splitway --help
+";
+
+#[derive(Parser)]
+#[command(
+    name = "splitway",
+    version,
+    long_version = LONG_VERSION,
+    about = "An exact HTTP traffic split in front of the versions of one application",
+    before_help = "Examples:\n  splitway demo\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%\n  splitway run --config splitway.yaml",
+    after_help = "Next: splitway demo",
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show it at work: two embedded versions, a scripted rollout, a steady load
+    Demo(Demo),
+    /// Serve: split traffic between the versions of an application
+    Run(Box<Run>),
+    /// Check a file and show everything that is wrong with it
+    Validate(Validate),
+    /// Tell which version a request would get, and why
+    Explain(Explain),
+    /// Print the JSON Schema of the file, for editors
+    Schema,
+    /// Print completions for a shell
+    Completions {
+        /// The shell to complete in
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args)]
+#[command(
+    before_help = "Examples:\n  splitway demo\n  splitway demo --once --step 2s\n  splitway demo --fail-canary",
+    after_help = "Next, while it runs: the curl lines that it prints"
+)]
+pub struct Demo {
+    /// Walk the steps once, then end with exit code 0
+    #[arg(long)]
+    pub once: bool,
+    /// Let the canary answer 500 for one request in five
+    #[arg(long)]
+    pub fail_canary: bool,
+    /// Time per step
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
+    pub step: Duration,
+    /// Requests per second, 1 to 5000
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=5000), value_name = "N")]
+    pub rate: u32,
+    /// Address of the proxy; if it is taken, another port
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Address of the admin listener; if it is taken, another port
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
+    pub admin: SocketAddr,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; expected for example 500ms, 2s or 1m"))?;
+    if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("expected 100ms to 1h".to_owned())
+    }
+}
+
+#[derive(Args)]
+#[command(
+    before_help = "Examples:\n  splitway run --config splitway.yaml\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%",
+    after_help = "Every flag has a variable (SPLITWAY_LISTEN). Flags win over variables, those over the file.\nNext: splitway explain",
+    help_template = TERSE
+)]
+pub struct Run {
+    /// The YAML file; edited while it runs, it is read again
+    #[arg(short, long, env = "SPLITWAY_CONFIG", hide_env = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Print the settings as the equal YAML file, and end
+    #[arg(long)]
+    pub print_config: bool,
+    /// Print the addresses really bound, as one line of JSON
+    #[arg(long)]
+    pub print_addresses: bool,
+}
+
+#[derive(Args, Default)]
+pub struct Settings {
+    /// Where clients come in, ":8080" for all interfaces; may be repeated
+    #[arg(short, long, env = "SPLITWAY_LISTEN", hide_env = true, value_delimiter = ',', value_name = "ADDRESS")]
+    pub listen: Vec<String>,
+    /// Metrics, health, the live configuration, as in 127.0.0.1:9090
+    #[arg(long, env = "SPLITWAY_ADMIN", hide_env = true, value_name = "ADDRESS")]
+    pub admin: Option<String>,
+    /// Endpoints of the stable version, with commas between
+    #[arg(long, env = "SPLITWAY_STABLE", hide_env = true, value_name = "ENDPOINTS")]
+    pub stable: Option<String>,
+    /// Endpoints of the canary and its share, as in :9002=5.5%
+    #[arg(long, env = "SPLITWAY_CANARY", hide_env = true, value_name = "ENDPOINTS=SHARE")]
+    pub canary: Option<String>,
+    /// Threads [default: the cores it may use]
+    #[arg(long, env = "SPLITWAY_WORKERS", hide_env = true, value_name = "N")]
+    pub workers: Option<String>,
+    /// Which of several proxies this one is, as in 0/3
+    #[arg(long, env = "SPLITWAY_REPLICA", hide_env = true, value_name = "I/N")]
+    pub replica: Option<String>,
+    /// From "not ready" to the end of accepting [default: 5s]
+    #[arg(long, env = "SPLITWAY_DRAIN_DELAY", hide_env = true, value_name = "DURATION")]
+    pub drain_delay: Option<String>,
+    /// Then, for requests in flight [default: 30s]
+    #[arg(long, env = "SPLITWAY_DRAIN_TIMEOUT", hide_env = true, value_name = "DURATION")]
+    pub drain_timeout: Option<String>,
+    /// How often names are looked up again [default: 5s]
+    #[arg(long, env = "SPLITWAY_DNS_INTERVAL", hide_env = true, value_name = "DURATION")]
+    pub dns_interval: Option<String>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, env = "SPLITWAY_LOG_LEVEL", hide_env = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// auto, text or json [default: auto]
+    #[arg(long, env = "SPLITWAY_LOG_FORMAT", hide_env = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+#[derive(Args)]
+#[command(before_help = "Example:\n  splitway validate splitway.yaml", after_help = "Next: splitway run --config FILE")]
+pub struct Validate {
+    /// The YAML file
+    pub file: PathBuf,
+}
+
+#[derive(Args)]
+#[command(
+    before_help = "Examples:\n  splitway explain --config splitway.yaml --header 'x-user: 42'\n  splitway explain --admin 127.0.0.1:9090 /shop/cart --cookie team=qa-1",
+    after_help = "Next: splitway run --config FILE"
+)]
+pub struct Explain {
+    /// The path, with its query
+    #[arg(default_value = "/", value_name = "PATH")]
+    pub target: String,
+    /// Ask this file
+    #[arg(
+        short,
+        long,
+        env = "SPLITWAY_CONFIG",
+        hide_env = true,
+        value_name = "FILE",
+        required_unless_present = "admin"
+    )]
+    pub config: Option<PathBuf>,
+    /// Ask the proxy that runs, through its admin listener
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    pub admin: Option<SocketAddr>,
+    /// The method
+    #[arg(short, long, default_value = "GET")]
+    pub method: String,
+    /// A header, as in 'x-user: 42'; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// A cookie, as in uid=7; may be repeated
+    #[arg(short = 'b', long = "cookie", value_name = "NAME=VALUE")]
+    pub cookies: Vec<String>,
+    /// The client's address
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    pub client: IpAddr,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl From<Settings> for splitway::config::Flags {
+    fn from(settings: Settings) -> Self {
+        Self {
+            listen: settings.listen,
+            admin: settings.admin,
+            stable: settings.stable,
+            canary: settings.canary,
+            workers: settings.workers,
+            replica: settings.replica,
+            drain_delay: settings.drain_delay,
+            drain_timeout: settings.drain_timeout,
+            dns_interval: settings.dns_interval,
+            log_level: settings.log_level,
+            log_format: settings.log_format,
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Splitway at work with nothing to set up: two versions of a tiny application, a scripted rollout, a steady load.
+//!
+//! It uses the crate as a stranger would: binds a proxy, sends what a source would send, reads the counters. The share
+//! that it shows is what the proxy counted; at the end it is held against what the two versions have received.
+//!
+//! * `app`: the two versions;
+//! * `load`: the clients;
+//! * `table`: what is seen.
+
+mod app;
+mod load;
+mod table;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::header::HeaderName;
+use tokio::time::Instant;
+
+use crate::control::{Observed, Sender};
+use crate::metrics;
+use crate::metrics::cells::QuantileCounts;
+use crate::route::policy::Policy;
+use crate::route::{Backend, Generation, Identity, Role, Routing, Shares, VersionHash};
+use crate::{Bound, Running, Settings, control, proxy};
+
+use app::App;
+use load::Load;
+use table::{LEGEND, Row, Table};
+
+/// What a stranger may choose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// One walk, then the end; otherwise it begins again.
+    pub once: bool,
+    pub fail_canary: bool,
+    /// Time per step.
+    pub step: Duration,
+    /// Requests per second.
+    pub rate: u32,
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// Shares of the canary, in per cent.
+const STEPS: [u32; 5] = [5, 10, 25, 50, 100];
+
+/// With `--fail-canary`, one request in so many is answered 500.
+const FAIL_ONE_IN: u64 = 5;
+
+/// Runs until the last step, or until `interrupted` resolves. Returns whether it kept its promise: nothing lost, the
+/// error below one request.
+pub async fn run(options: Options, interrupted: impl Future<Output = ()>) -> io::Result<bool> {
+    let stable = App::start("stable", None).await?;
+    let canary = App::start("canary", options.fail_canary.then_some(FAIL_ONE_IN)).await?;
+    let (observations, receiver) = control::channel();
+    let running = bind(&options)?.start(receiver)?;
+    let rollout = Rollout { stable: stable.address, canary: canary.address, observations };
+    rollout.ask(STEPS[0]).await;
+    running.reached(Generation(1)).await;
+    announce(&options, &running)?;
+
+    let load = Load::start(running.listeners()[0], options.rate)?;
+    let mut table = Table::new();
+    table.heading()?;
+    let walk = walk(&options, &rollout, &running, &load, &mut table);
+    let walked = tokio::select! {
+        walked = walk => walked,
+        () = interrupted => Ok(()),
+    };
+    table.close()?;
+    // The versions that must still answer live on this thread, so it does not wait itself.
+    let counts = tokio::task::spawn_blocking(|| load.stop()).await.map_err(io::Error::other)?;
+    let (sent, failed, lost) = (
+        counts.sent.load(Ordering::Relaxed),
+        counts.failed.load(Ordering::Relaxed),
+        counts.lost.load(Ordering::Relaxed),
+    );
+    let split = Account::take(&running);
+    running.stop();
+    walked?;
+
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{sent} requests, {failed} failed, {lost} lost. Canary: asked {:.2}, sent {} (error {:+.2} requests).",
+        split.asked,
+        split.canary,
+        split.error()
+    )?;
+    writeln!(out, "The versions have received {} (stable) and {} (canary).", stable.received(), canary.received())?;
+    writeln!(out, "Next: splitway run --listen :8080 --stable :9001 --canary :9002=5.5%")?;
+    Ok(lost == 0 && split.error().abs() < 1.0)
+}
+
+/// The wished addresses, or others if somebody has them.
+fn bind(options: &Options) -> io::Result<Bound> {
+    let free = |wished: SocketAddr, what: &str| match std::net::TcpListener::bind(wished) {
+        Ok(_) => wished,
+        Err(error) => {
+            let other = SocketAddr::new(wished.ip(), 0);
+            println!("{wished} cannot be used for the {what} ({error}): another port is taken.");
+            other
+        }
+    };
+    crate::bind(Settings {
+        proxy: proxy::Settings {
+            listeners: vec![proxy::Listener { address: free(options.listen, "proxy") }],
+            workers: proxy::cores(),
+            drain: proxy::Drain::default(),
+        },
+        admin: Some(free(options.admin, "admin listener")),
+        identity: Identity::random(),
+    })
+}
+
+fn announce(options: &Options, running: &Running) -> io::Result<()> {
+    let proxy = running.listeners()[0];
+    let admin = running.admin().map(|address| address.to_string()).unwrap_or_default();
+    let mut out = io::stdout().lock();
+    writeln!(out, "proxy   http://{proxy}/    try: curl -i http://{proxy}/")?;
+    writeln!(out, "admin   http://{admin}/    try: curl -s http://{admin}/metrics | grep ^splitway_requests_total")?;
+    writeln!(
+        out,
+        "load    {} requests/s from {} clients{}; Ctrl-C ends",
+        options.rate,
+        load::CLIENTS.min(options.rate),
+        if options.fail_canary { "; the canary fails one request in five" } else { "" }
+    )?;
+    writeln!(out, "\n{LEGEND}\n")
+}
+
+/// The scripted Rollout: two versions that run all the time, and a share.
+struct Rollout {
+    stable: SocketAddr,
+    canary: SocketAddr,
+    observations: Sender,
+}
+
+impl Rollout {
+    /// Asks for a share of the canary, in per cent.
+    async fn ask(&self, percent: u32) {
+        let version = VersionHash::new;
+        let backend = |name: &str, role, address| Backend { version: version(name), role, endpoints: [address].into() };
+        let routing = Routing {
+            backends: vec![backend("stable", Role::Stable, self.stable), backend("canary", Role::Canary, self.canary)],
+            split: Shares::new(vec![(version("stable"), 100 - percent), (version("canary"), percent)])
+                .expect("the steps are shares of 100"),
+            routes: Vec::new(),
+            sticky: None,
+            override_: None,
+            policy: Policy { version_header: Some(HeaderName::from_static("splitway-version")), ..Policy::default() },
+        };
+        let observed = Observed { routing, origin: "demo".to_owned(), notes: Vec::new() };
+        // Nobody listens any more: the demo ends.
+        let _ = self.observations.send(Ok(observed)).await;
+    }
+}
+
+async fn walk(
+    options: &Options,
+    rollout: &Rollout,
+    running: &Running,
+    load: &Load,
+    table: &mut Table,
+) -> io::Result<()> {
+    let refresh = if table.rewrites() { Duration::from_millis(250) } else { Duration::from_secs(1) };
+    loop {
+        for (i, percent) in STEPS.into_iter().enumerate() {
+            let next = Generation(running.live().generation().0 + 1);
+            rollout.ask(percent).await;
+            running.reached(next).await;
+            let before = Reading::take(running);
+            let begun = Instant::now();
+            loop {
+                let left = options.step.saturating_sub(begun.elapsed());
+                tokio::time::sleep(refresh.min(left)).await;
+                let last = begun.elapsed() >= options.step;
+                let now = Reading::take(running);
+                table.row(&before.row_until(&now, i + 1, percent, begun.elapsed(), load), last)?;
+                if last {
+                    break;
+                }
+            }
+        }
+        if options.once {
+            return Ok(());
+        }
+    }
+}
+
+/// The canary's side of the split's account.
+struct Account {
+    requests: u64,
+    asked: f64,
+    canary: u64,
+}
+
+impl Account {
+    /// Counters are read one after another while requests come in; a reading in which they agree is soon found.
+    fn take(running: &Running) -> Self {
+        let snapshot = running.live().current();
+        let read = || metrics::Account::of(&running.metrics().totals(), snapshot.as_deref());
+        let agrees = |account: &metrics::Account| {
+            account.versions.iter().map(|version| version.sent).sum::<u64>() == account.requests
+        };
+        let account = (0..100).map(|_| read()).find(agrees).unwrap_or_else(read);
+        let canary = account.versions.iter().find(|version| version.version.as_str() == "canary");
+        let (asked, canary) = canary.map_or((0.0, 0), |canary| (canary.asked_requests, canary.sent));
+        Self { requests: account.requests, asked, canary }
+    }
+
+    fn error(&self) -> f64 {
+        self.canary as f64 - self.asked
+    }
+}
+
+/// The latencies of both versions together.
+fn latency(running: &Running) -> QuantileCounts {
+    let mut all = QuantileCounts::default();
+    for version in &running.metrics().totals().versions {
+        all.add(&version.quantiles);
+    }
+    all
+}
+
+/// The counters at one moment.
+struct Reading {
+    split: Account,
+    latency: QuantileCounts,
+}
+
+impl Reading {
+    fn take(running: &Running) -> Self {
+        Self { split: Account::take(running), latency: latency(running) }
+    }
+
+    fn row_until(&self, now: &Self, step: usize, asked: u32, elapsed: Duration, load: &Load) -> Row {
+        let requests = now.split.requests - self.split.requests;
+        let canary = now.split.canary - self.split.canary;
+        let per_second = |count: u64| count as f64 / elapsed.as_secs_f64();
+        let latency = now.latency.since(&self.latency);
+        Row {
+            step,
+            steps: STEPS.len(),
+            asked: f64::from(asked),
+            sent: (requests > 0).then(|| canary as f64 / requests as f64 * 100.0),
+            error: now.split.error(),
+            stable_rate: per_second(requests - canary),
+            canary_rate: per_second(canary),
+            p50: latency.quantile(0.5),
+            p99: latency.quantile(0.99),
+            failed: load.counts.failed.load(Ordering::Relaxed),
+            lost: load.counts.lost.load(Ordering::Relaxed),
+        }
+    }
+}
