@@ -17,7 +17,7 @@ const LONG_VERSION: &str = concat!(
 );
 
 /// Twenty-four lines are a screen.
-const TERSE: &str = "{before-help}\n{usage-heading} {usage}\n\n{options}\n{after-help}";
+const TERSE: &str = "{before-help}{usage-heading} {usage}\n\n{options}{after-help}";
 
 /// What `splitway` alone says.
 pub const WAYS_TO_BEGIN: &str = "\

@@ -26,7 +26,7 @@ pub const LEGEND: &str = "\
 error: requests that the canary got above (+) or below (-) its asked share, since the start;
 failed: answered 5xx; lost: not answered";
 
-const HEADING: &str = "step    asked      sent   error  stable/s  canary/s  p50 ms  p99 ms  failed  lost";
+const HEADING: &str = "step    asked      sent   error  stable/s  canary/s  p50 ms  p99 ms failed  lost";
 
 pub struct Table {
     rewrites: bool,
@@ -79,7 +79,7 @@ impl std::fmt::Display for Row {
             |seconds: Option<f64>| seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{:.2}", seconds * 1e3));
         write!(
             f,
-            "{:>2}/{} {:>7.1} % {:>9} {:>+7.2} {:>9.1} {:>9.1} {:>7} {:>7} {:>7} {:>5}",
+            "{:>2}/{} {:>6.1} % {:>9} {:>+7.2} {:>9.1} {:>9.1} {:>7} {:>7} {:>6} {:>5}",
             self.step,
             self.steps,
             self.asked,
