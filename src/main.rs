@@ -22,7 +22,7 @@ fn main() {
         policy: Default::default(),
     };
     let (mut publisher, live) = live::channel();
-    let id = Identity { seed: picker::Seed(1, 2), turn: Default::default(), mint: Arc::new(bucket::Mint) };
+    let id = Identity { seed: picker::Seed(1, 2), turn: Default::default(), mint: Arc::new(bucket::Mint::random()) };
     publisher.publish(Snapshot::build(routing, &id, None).unwrap());
     let workers = get("--workers").map_or(2, |w| w.parse().unwrap());
     let metrics = Arc::new(splitway::metrics::Metrics::new(workers, live.clone()));

@@ -11,15 +11,18 @@
 //! * `picker`: the exact weighted split and the phase it carries from one snapshot to the next;
 //! * `bucket`: a user's fixed place in the split, and the signed cookie for users without a key;
 //! * `policy`: the plain numbers (timeouts, limits, headers) that the request path obeys;
-//! * `live`: the one pointer through which the change path hands a snapshot to the request path.
+//! * `live`: the one pointer through which the change path hands a snapshot to the request path;
+//! * `made_up`: a request's head for `explain` and for tests.
 
 pub mod bucket;
 pub mod live;
+mod made_up;
 pub mod matches;
 pub mod picker;
 pub mod policy;
 mod snapshot;
 
+pub use made_up::MadeUp;
 pub use snapshot::{BuildError, CompiledRoute, Considered, Explanation, Identity, Snapshot};
 
 use std::fmt;

@@ -1,12 +1,15 @@
 //! One compiled, immutable routing value, and the decision it takes for a request.
 
+mod explain;
+
+pub use explain::{Considered, Explanation};
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::header::HeaderName;
-use serde::Serialize;
 
-use super::bucket::{Cuts, Mint, Users};
+use super::bucket::{Cuts, Mint, Place, StickyError, Users};
 use super::matches::{self, Match};
 use super::picker::{Seed, Split, Tally, Turn};
 use super::policy::Policy;
@@ -44,7 +47,12 @@ pub struct CompiledRoute {
 
 enum Target {
     Backend(usize),
-    Split { split: Split, shares: Shares },
+    Split {
+        split: Split,
+        /// The same shares as parts of the users' line.
+        cuts: Cuts,
+        shares: Shares,
+    },
 }
 
 /// What a process keeps for life and hands to each snapshot it builds.
@@ -63,8 +71,10 @@ pub enum BuildError {
     TwoBackends(VersionHash),
     #[error("{place} names version {version}, which no backend has")]
     UnknownVersion { place: String, version: VersionHash },
-    #[error("two routes are named {0:?}")]
+    #[error("two routes are named {:?}", .0.as_str())]
     TwoRoutes(RouteName),
+    #[error(transparent)]
+    Sticky(#[from] StickyError),
 }
 
 impl Snapshot {
@@ -100,7 +110,14 @@ impl Snapshot {
 
         let weights = ordered(&routing.split, &|| "split".to_owned())?;
         let split = Split::new(&weights, identity.seed, identity.turn, previous.map(|previous| &previous.split));
-        let users = routing.sticky.map(|sticky| Users::new(sticky, Cuts::new(&roles(&weights, &routing.backends))));
+        if let Some(sticky) = &routing.sticky {
+            sticky.check()?;
+        }
+        let cuts = |weights: &[(VersionHash, usize, u32)]| {
+            let parts: Vec<_> = weights.iter().map(|(_, i, weight)| (routing.backends[*i].role, *i, *weight)).collect();
+            Cuts::new(&parts)
+        };
+        let users = routing.sticky.map(|sticky| Users::new(sticky, cuts(&weights)));
 
         let mut routes: Vec<CompiledRoute> = Vec::with_capacity(routing.routes.len());
         for route in routing.routes {
@@ -112,13 +129,9 @@ impl Snapshot {
                 Action::Send(version) => Target::Backend(find(&version, &place)?),
                 Action::Split(shares) => {
                     let before = previous.and_then(|previous| previous.route_split(&route.name));
-                    let split = Split::new(
-                        &ordered(&shares, &place)?,
-                        identity.seed.of(route.name.as_str()),
-                        identity.turn,
-                        before,
-                    );
-                    Target::Split { split, shares }
+                    let weights = ordered(&shares, &place)?;
+                    let split = Split::new(&weights, identity.seed.of(route.name.as_str()), identity.turn, before);
+                    Target::Split { split, cuts: cuts(&weights), shares }
                 }
             };
             routes.push(CompiledRoute { name: route.name, count: route.count, matches: route.matches, target });
@@ -149,67 +162,54 @@ impl Snapshot {
         self.walk(head, &mut Draw)
     }
 
-    /// The same walk, with what was considered on the way; takes no number from any split.
-    pub fn explain(&self, head: &impl Head) -> Explanation {
-        let mut steps = Explain::default();
-        let decision = self.walk(head, &mut steps);
-        Explanation {
-            generation: self.generation.0,
-            version: self.backends[decision.backend].version.to_string(),
-            role: self.backends[decision.backend].role.as_str(),
-            reason: decision.reason.as_str(),
-            route: decision.route.map(|route| self.routes[route].name.as_str().to_owned()),
-            counted: decision.counted,
-            considered: steps.considered,
-        }
-    }
-
     fn walk(&self, head: &impl Head, observer: &mut impl Observer) -> Decision {
         let plain = |backend, reason| Decision { backend, reason, route: None, minted: None, counted: true };
         if let Some(named) = &self.override_ {
             let choice = named.choice(head);
-            observer.considered("override", || match &choice {
-                Some(_) => (true, format!("{} or cookie {} asks for a version", named.header, named.cookie)),
-                None => (false, format!("neither {} nor cookie {} says always or never", named.header, named.cookie)),
-            });
+            observer.considered("override", || (choice.is_some(), self.about_override(named, head)));
             if let Some(backend) = choice {
                 return plain(backend, Reason::Override);
             }
         }
         for (i, route) in self.routes.iter().enumerate() {
-            let holds = route.matches.iter().any(|one| one.holds(head));
-            observer.considered("route", || {
-                (holds, format!("{}: {}", route.name.as_str(), if holds { "a match holds" } else { "no match holds" }))
-            });
-            if holds {
-                let backend = match &route.target {
-                    Target::Backend(backend) => *backend,
-                    Target::Split { split, .. } => observer.draw(split),
-                };
-                return Decision { backend, reason: Reason::Route, route: Some(i), minted: None, counted: route.count };
-            }
+            let Some(held) = route.matches.iter().position(|one| one.holds(head)) else {
+                observer.considered("route", || (false, route.why_not(head)));
+                continue;
+            };
+            let (backend, place) = match &route.target {
+                Target::Backend(backend) => (*backend, None),
+                // A user who is known keeps one version here as well, at the route's own cuts.
+                Target::Split { split, cuts, .. } => match self.users.as_ref().and_then(|users| users.known(head)) {
+                    Some(place) => (cuts.at(place), Some(place)),
+                    None => (observer.draw(split), None),
+                },
+            };
+            observer.considered("route", || (true, self.about_route(route, held, head, backend, place)));
+            return Decision { backend, reason: Reason::Route, route: Some(i), minted: None, counted: route.count };
         }
         if let Some(users) = &self.users {
             if let Some(place) = users.place(head) {
-                observer.considered("sticky", || (true, format!("the user's key has the place {:#018x}", place.0)));
-                return plain(users.version_at(place), Reason::Sticky);
+                let backend = users.version_at(place);
+                observer.considered("sticky", || (true, self.about_user(users, head, users.cuts(), place, backend)));
+                return plain(backend, Reason::Sticky);
             }
-            observer.considered("sticky", || (false, "the request has no key".to_owned()));
+            observer.considered("sticky", || (false, users.why_no_key()));
             if users.has_cookie() {
                 let carried = users.bucket(head);
-                observer.considered("cookie", || match carried {
-                    Some(bucket) => (true, format!("the signed cookie carries bucket {bucket:#010x}")),
-                    None => (true, "no valid bucket cookie: the user receives a new bucket".to_owned()),
-                });
                 let bucket = carried.unwrap_or_else(|| observer.mint(&self.mint));
-                return Decision {
-                    minted: carried.is_none().then_some(bucket),
-                    ..plain(users.version_of(bucket), Reason::Cookie)
-                };
+                let backend = users.version_of(bucket);
+                observer.considered("cookie", || {
+                    let why = match carried {
+                        Some(_) => self.about_user(users, head, users.cuts(), Place::of_bucket(bucket), backend),
+                        None => self.about_new_user(users, head, bucket, backend),
+                    };
+                    (true, why)
+                });
+                return Decision { minted: carried.is_none().then_some(bucket), ..plain(backend, Reason::Cookie) };
             }
         }
         let backend = observer.draw(&self.split);
-        observer.considered("split", || (true, "the next number of the exact split".to_owned()));
+        observer.considered("split", || (true, self.about_split(&self.shares, backend)));
         plain(backend, Reason::Weighted)
     }
 
@@ -231,6 +231,10 @@ impl Snapshot {
     pub fn users(&self) -> Option<&Users> {
         self.users.as_ref()
     }
+    /// The header and the cookie of the tester's override, if it is on.
+    pub fn override_names(&self) -> Option<(&HeaderName, &str)> {
+        self.override_.as_ref().map(|named| (&named.header, named.cookie.as_str()))
+    }
     /// The exact split's account since the process started.
     pub fn tally(&self) -> Tally {
         self.split.tally()
@@ -249,6 +253,11 @@ impl Snapshot {
 }
 
 impl CompiledRoute {
+    /// Its alternatives, for views.
+    pub fn matches(&self) -> &[Match] {
+        &self.matches
+    }
+
     /// Where it leads, for views: a backend's index, or shares of its own.
     pub fn leads_to(&self) -> Result<usize, &Shares> {
         match &self.target {
@@ -258,19 +267,50 @@ impl CompiledRoute {
     }
 }
 
-fn roles(weights: &[(VersionHash, usize, u32)], backends: &[Backend]) -> Vec<(Role, usize, u32)> {
-    weights.iter().map(|(_, i, weight)| (backends[*i].role, *i, *weight)).collect()
+/// What a tester can say.
+#[derive(Clone, Copy)]
+enum Word {
+    Always,
+    Never,
+}
+
+impl Word {
+    fn read(value: &[u8]) -> Option<Self> {
+        match value {
+            b"always" => Some(Word::Always),
+            b"never" => Some(Word::Never),
+            _ => None,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Word::Always => "always",
+            Word::Never => "never",
+        }
+    }
+
+    fn role(self) -> Role {
+        match self {
+            Word::Always => Role::Canary,
+            Word::Never => Role::Stable,
+        }
+    }
 }
 
 impl CompiledOverride {
-    /// The header speaks first, as with the canary annotations of ingress-nginx; any other value is ignored.
+    /// The header speaks first, as with the canary annotations of ingress-nginx; any other value is ignored, and so is a
+    /// word that leads to no backend.
     fn choice(&self, head: &impl Head) -> Option<usize> {
-        let word = |value: &[u8]| match value {
-            b"always" => self.canary,
-            b"never" => self.stable,
-            _ => None,
-        };
-        head.values(&self.header).find_map(word).or_else(|| matches::cookie(head, &self.cookie).and_then(word))
+        let said = head.values(&self.header).find_map(Word::read).and_then(|word| self.leads_to(word));
+        said.or_else(|| matches::cookie(head, &self.cookie).and_then(Word::read).and_then(|word| self.leads_to(word)))
+    }
+
+    fn leads_to(&self, word: Word) -> Option<usize> {
+        match word {
+            Word::Always => self.canary,
+            Word::Never => self.stable,
+        }
     }
 }
 
@@ -294,42 +334,490 @@ impl Observer for Draw {
     fn considered(&mut self, _: &'static str, _: impl FnOnce() -> (bool, String)) {}
 }
 
-/// `explain`: everything is written down, no number is taken.
-#[derive(Default)]
-struct Explain {
-    considered: Vec<Considered>,
-}
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
 
-impl Observer for Explain {
-    fn draw(&mut self, split: &Split) -> usize {
-        split.peek()
-    }
-    fn mint(&mut self, mint: &Mint) -> u32 {
-        mint.peek()
-    }
-    fn considered(&mut self, what: &'static str, outcome: impl FnOnce() -> (bool, String)) {
-        let (decided, why) = outcome();
-        self.considered.push(Considered { what, decided, why });
-    }
-}
+    use super::super::bucket::{BucketCookie, KeySource, SameSite, Sticky};
+    use super::super::matches::ValueMatch;
+    use super::super::policy::Policy;
+    use super::super::{MadeUp, Override, Route};
+    use super::*;
 
-/// The answer to "which version would this request get, and why?".
-#[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
-    pub generation: u64,
-    pub version: String,
-    pub role: &'static str,
-    pub reason: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub route: Option<String>,
-    pub counted: bool,
-    /// Every rule that was asked, in order; the last one decided.
-    pub considered: Vec<Considered>,
-}
+    fn version(name: &str) -> VersionHash {
+        VersionHash::new(name)
+    }
 
-#[derive(Clone, Debug, Serialize)]
-pub struct Considered {
-    pub what: &'static str,
-    pub decided: bool,
-    pub why: String,
+    fn shares(weights: &[(&str, u32)]) -> Shares {
+        Shares::new(weights.iter().map(|(name, weight)| (version(name), *weight)).collect()).unwrap()
+    }
+
+    fn identity() -> Identity {
+        Identity { seed: Seed(1, 2), turn: Turn::default(), mint: Arc::new(Mint::new(0)) }
+    }
+
+    fn has_header(name: &'static str, value: &str) -> Match {
+        let wanted = ValueMatch::Exact(value.into());
+        Match { headers: vec![(HeaderName::from_static(name), wanted)], ..Match::default() }
+    }
+
+    fn route(name: &str, matches: Vec<Match>, action: Action) -> Route {
+        Route { name: RouteName::new(name), matches, action, count: true }
+    }
+
+    fn cookie() -> BucketCookie {
+        BucketCookie {
+            name: "splitway".to_owned(),
+            max_age: None,
+            path: "/".to_owned(),
+            same_site: SameSite::Lax,
+            secure: false,
+            http_only: true,
+            secret: Some(b"hush".to_vec()),
+        }
+    }
+
+    fn plain() -> Routing {
+        let backend = |name, role| Backend { version: version(name), role, endpoints: Arc::new([]) };
+        Routing {
+            backends: vec![
+                backend("stable", Role::Stable),
+                backend("6d4f9", Role::Canary),
+                backend("dark", Role::Experiment),
+            ],
+            split: shares(&[("stable", 945), ("6d4f9", 55)]),
+            routes: Vec::new(),
+            sticky: None,
+            override_: None,
+            policy: Policy::default(),
+        }
+    }
+
+    /// Everything at once: an override, three routes, keys and a cookie.
+    fn full() -> Routing {
+        let own = shares(&[("stable", 1), ("6d4f9", 1)]);
+        Routing {
+            routes: vec![
+                Route {
+                    count: false,
+                    ..route("probes", vec![has_header("x-probe", "1")], Action::Send(version("stable")))
+                },
+                route(
+                    "testers",
+                    vec![has_header("x-user", "42"), has_header("x-team", "qa")],
+                    Action::Send(version("dark")),
+                ),
+                route("half", vec![has_header("x-half", "1")], Action::Split(own)),
+            ],
+            sticky: Some(Sticky {
+                keys: vec![KeySource::Header(HeaderName::from_static("x-user")), KeySource::Query("uid".to_owned())],
+                salt: "spring".to_owned(),
+                cookie: Some(cookie()),
+            }),
+            override_: Some(Override { header: HeaderName::from_static("x-canary"), cookie: "canary".to_owned() }),
+            ..plain()
+        }
+    }
+
+    fn build(routing: Routing) -> Snapshot {
+        Snapshot::build(routing, &identity(), None).unwrap()
+    }
+
+    fn head(target: &str, headers: &[(&'static str, &str)]) -> MadeUp {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
+            .collect();
+        MadeUp::new("GET", target, headers, [192, 0, 2, 7].into())
+    }
+
+    const STABLE: usize = 0;
+    const CANARY: usize = 1;
+    const DARK: usize = 2;
+
+    #[test]
+    fn the_order_is_override_routes_key_cookie_split() {
+        let snapshot = build(full());
+        let bucket = snapshot.users().unwrap().set_cookie(0);
+        let bucket = bucket.to_str().unwrap().split(';').next().unwrap().to_owned();
+        let check = |headers: &[(&'static str, &str)], backend, reason, route| {
+            let decision = snapshot.decide(&head("/", headers));
+            let expected = Decision { backend, reason, route, minted: decision.minted, counted: route != Some(0) };
+            assert_eq!(decision, expected, "{headers:?}");
+        };
+        // Each line takes away what decided in the line before.
+        let all = [("x-canary", "always"), ("x-user", "42"), ("x-half", "1"), ("cookie", bucket.as_str())];
+        check(&all, CANARY, Reason::Override, None);
+        check(&all[1..], DARK, Reason::Route, Some(1));
+        check(&[("x-user", "1"), all[2], all[3]], CANARY, Reason::Route, Some(2));
+        check(&[("x-user", "1"), all[3]], STABLE, Reason::Sticky, None);
+        check(&all[3..], CANARY, Reason::Cookie, None);
+        check(&[], CANARY, Reason::Cookie, None);
+        let snapshot = build(Routing { sticky: None, ..full() });
+        assert_eq!(snapshot.decide(&head("/", &all[3..])).reason, Reason::Weighted);
+    }
+
+    #[test]
+    fn the_earlier_route_wins_and_count_false_keeps_it_out() {
+        let snapshot = build(full());
+        let decision = snapshot.decide(&head("/", &[("x-user", "42"), ("x-probe", "1")]));
+        assert_eq!((decision.route, decision.backend, decision.counted), (Some(0), STABLE, false));
+        let decision = snapshot.decide(&head("/", &[("x-team", "qa")]));
+        assert_eq!((decision.route, decision.backend, decision.counted), (Some(1), DARK, true));
+    }
+
+    #[test]
+    fn an_override_leads_only_to_what_is_there() {
+        let check = |routing: Routing, headers: &[(&'static str, &str)], expected: Option<usize>| {
+            let decision = build(routing).decide(&head("/", headers));
+            let found = (decision.reason == Reason::Override).then_some(decision.backend);
+            assert_eq!(found, expected, "{headers:?}");
+        };
+        check(full(), &[("x-canary", "never")], Some(STABLE));
+        check(full(), &[("x-canary", "Always")], None);
+        check(full(), &[("x-canary", "maybe"), ("x-canary", "always")], Some(CANARY));
+        check(full(), &[("cookie", "canary=always")], Some(CANARY));
+        check(full(), &[("x-canary", "never"), ("cookie", "canary=always")], Some(STABLE));
+        let alone = || {
+            let mut routing = full();
+            routing.backends.remove(CANARY);
+            Routing { split: Shares::all(version("stable")), routes: Vec::new(), ..routing }
+        };
+        check(alone(), &[("x-canary", "always")], None);
+        check(alone(), &[("x-canary", "always"), ("cookie", "canary=never")], Some(STABLE));
+    }
+
+    #[test]
+    fn a_new_user_receives_a_bucket_and_keeps_its_version() {
+        let mut routing = full();
+        routing.split = shares(&[("stable", 1), ("6d4f9", 1)]);
+        let snapshot = build(routing);
+        let mut canaries = 0;
+        for _ in 0..100 {
+            let first = snapshot.decide(&head("/", &[]));
+            let cookie = snapshot.users().unwrap().set_cookie(first.minted.unwrap());
+            let pair = cookie.to_str().unwrap().split(';').next().unwrap();
+            let again = snapshot.decide(&head("/", &[("cookie", pair)]));
+            assert_eq!(again, Decision { minted: None, ..first });
+            canaries += usize::from(first.backend == CANARY);
+        }
+        assert_eq!(canaries, 50);
+    }
+
+    #[test]
+    fn the_mint_goes_on_in_the_next_snapshot() {
+        let identity = identity();
+        let first = Snapshot::build(full(), &identity, None).unwrap();
+        let one = first.decide(&head("/", &[])).minted.unwrap();
+        let second = Snapshot::build(full(), &identity, Some(&first)).unwrap();
+        let two = second.decide(&head("/", &[])).minted.unwrap();
+        assert_eq!([one, two], [0, 1 << 31]);
+    }
+
+    /// The users of a route's own split are placed by its cuts: those of the smaller share are among those of the larger.
+    #[test]
+    fn a_known_user_keeps_one_version_in_a_routes_own_split() {
+        let snapshot = build(full());
+        let users = snapshot.users().unwrap();
+        let mut canaries = [0, 0];
+        for i in 0..2_000u32 {
+            let key = format!("user-{i}");
+            let plain = snapshot.decide(&head("/", &[("x-user", &key)]));
+            let own = snapshot.decide(&head("/", &[("x-user", &key), ("x-half", "1")]));
+            assert_eq!((own.reason, own.route), (Reason::Route, Some(2)));
+            assert_eq!(own, snapshot.decide(&head("/", &[("x-user", &key), ("x-half", "1")])));
+            assert!(plain.backend == STABLE || own.backend == CANARY, "{key}");
+            canaries[0] += u32::from(plain.backend == CANARY);
+            canaries[1] += u32::from(own.backend == CANARY);
+
+            let cookie = users.set_cookie(i << 20);
+            let cookie = cookie.to_str().unwrap().split(';').next().unwrap();
+            let own = snapshot.decide(&head("/", &[("cookie", cookie), ("x-half", "1")]));
+            assert_eq!((own.backend, own.minted), (if i < 2_048 { CANARY } else { STABLE }, None));
+        }
+        // 110 and 1000 expected; 4.5 standard deviations are 46 and 101.
+        assert!(canaries[0].abs_diff(110) < 46 && canaries[1].abs_diff(1_000) < 101, "{canaries:?}");
+        // Nobody is known: the route's exact split draws, and no bucket is given.
+        let drawn: usize = (0..1_000)
+            .map(|_| {
+                let decision = snapshot.decide(&head("/", &[("x-half", "1")]));
+                assert_eq!((decision.reason, decision.minted), (Reason::Route, None));
+                usize::from(decision.backend == CANARY)
+            })
+            .sum();
+        assert_eq!(drawn, 500);
+    }
+
+    #[test]
+    fn names_that_do_not_fit_together_are_refused() {
+        let check = |routing: Routing, expected: &str| {
+            let error = Snapshot::build(routing, &identity(), None).err().expect("it is refused");
+            assert_eq!(error.to_string(), expected);
+        };
+        check(Routing { backends: Vec::new(), ..plain() }, "there is no backend, so no request could be sent anywhere");
+        let mut twice = plain();
+        twice.backends[2].version = version("stable");
+        check(twice, "version stable has two backends");
+        check(
+            Routing { split: shares(&[("stable", 1), ("gone", 0)]), ..plain() },
+            "split names version gone, which no backend has",
+        );
+        let to = |action| Routing { routes: vec![route("a", vec![has_header("x-a", "1")], action)], ..plain() };
+        check(to(Action::Send(version("gone"))), "route \"a\" names version gone, which no backend has");
+        check(to(Action::Split(shares(&[("gone", 1)]))), "route \"a\" names version gone, which no backend has");
+        let mut two = full();
+        two.routes[2].name = RouteName::new("probes");
+        check(two, "two routes are named \"probes\"");
+        let mut insecure = full();
+        insecure.sticky.as_mut().unwrap().cookie.as_mut().unwrap().same_site = SameSite::None;
+        check(insecure, "the bucket cookie has SameSite=None, which browsers accept only together with Secure");
+    }
+
+    #[test]
+    fn the_generation_grows_by_one() {
+        let first = build(plain());
+        let second = Snapshot::build(full(), &identity(), Some(&first)).unwrap();
+        assert_eq!([first.generation(), second.generation()], [Generation(1), Generation(2)]);
+    }
+
+    #[test]
+    fn what_was_built_can_be_looked_at() {
+        let snapshot = build(full());
+        assert_eq!(["stable", "6d4f9", "dark"].map(|name| snapshot.weight(&version(name))), [945, 55, 0]);
+        assert_eq!(snapshot.routes()[1].leads_to(), Ok(DARK));
+        assert_eq!(snapshot.routes()[2].leads_to(), Err(&shares(&[("stable", 1), ("6d4f9", 1)])));
+    }
+
+    #[test]
+    fn an_explanation_names_what_decided_and_what_did_not() {
+        let mut routing = full();
+        routing.split = shares(&[("stable", 900), ("6d4f9", 55), ("dark", 45)]);
+        let snapshot = build(routing);
+        let check = |target: &str, headers: &[(&'static str, &str)], expected: &[&str]| {
+            let text = snapshot.explain(&head(target, headers)).to_string();
+            assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+        };
+        let silent = "  - override: neither header x-canary nor cookie canary says always or never";
+        let probes = "  - route: probes: match 1: header x-probe is absent";
+        let half = "  - route: half: match 1: header x-half is absent";
+        check(
+            "/",
+            &[("x-canary", "always")],
+            &[
+                "6d4f9 (canary), reason override, by snapshot 1",
+                "  * override: header x-canary says always, so canary 6d4f9",
+            ],
+        );
+        check(
+            "/",
+            &[("x-user", "41"), ("x-team", "qa")],
+            &[
+                "dark (experiment), reason route \"testers\", by snapshot 1",
+                silent,
+                probes,
+                "  * route: testers: match 2 of 2 holds; leads to experiment dark",
+            ],
+        );
+        check(
+            "/",
+            &[("x-probe", "1")],
+            &[
+                "stable, reason route \"probes\", not counted, by snapshot 1",
+                silent,
+                "  * route: probes: match 1 of 1 holds; leads to stable; not counted in shares and error rates",
+            ],
+        );
+        check(
+            "/",
+            &[("x-user", "user-3")],
+            &[
+                "6d4f9 (canary), reason sticky, by snapshot 1",
+                silent,
+                probes,
+                "  - route: testers: match 1: header x-user is \"user-3\", not \"42\"; match 2: header x-team is absent",
+                half,
+                "  * sticky: header x-user = \"user-3\": place 0.0335 < 0.0550, so canary 6d4f9",
+            ],
+        );
+        let testers = "  - route: testers: match 1: header x-user is absent; match 2: header x-team is absent";
+        check(
+            "/?uid=alice",
+            &[],
+            &[
+                "stable, reason sticky, by snapshot 1",
+                silent,
+                probes,
+                testers,
+                half,
+                "  * sticky: query parameter uid = \"alice\": 0.0550 <= place 0.3134 < 0.9550, so stable",
+            ],
+        );
+        check(
+            "/?uid=",
+            &[],
+            &[
+                "6d4f9 (canary), reason cookie, by snapshot 1",
+                silent,
+                probes,
+                testers,
+                half,
+                "  - sticky: no key: absent or empty are header x-user, query parameter uid",
+                "  * cookie: cookie splitway is absent: a new user, who receives the next bucket; as of now that is \
+                 0x00000000: place 0.0000 < 0.0550, so canary 6d4f9",
+            ],
+        );
+        check(
+            "/?uid=user-3",
+            &[("x-half", "1")],
+            &[
+                "6d4f9 (canary), reason route \"half\", by snapshot 1",
+                silent,
+                probes,
+                testers,
+                "  * route: half: match 1 of 1 holds; has a split of its own; query parameter uid = \"user-3\": place \
+                 0.0335 < 0.5000, so canary 6d4f9",
+            ],
+        );
+        let bucket = snapshot.users().unwrap().set_cookie(0xf000_0000);
+        let bucket = bucket.to_str().unwrap().split(';').next().unwrap().to_owned();
+        let carried = snapshot.explain(&head("/", &[("cookie", &bucket)]));
+        let last = carried.considered.last().unwrap();
+        assert_eq!(
+            last.why,
+            "signed cookie splitway carries bucket 0xf0000000: 0.0550 <= place 0.9375 < 0.9550, so stable"
+        );
+        let forged = snapshot.explain(&head("/", &[("cookie", "splitway=v1.f0000000.00")]));
+        let start =
+            "cookie splitway does not verify (changed, or signed under another salt or secret), which is as good";
+        assert!(forged.considered.last().unwrap().why.starts_with(start), "{forged}");
+        // Neither the secret nor a signature is repeated.
+        let text = carried.to_string();
+        assert!(!text.contains("hush") && !text.contains(&bucket[bucket.len() - 32..]), "{text}");
+    }
+
+    #[test]
+    fn an_explained_split_says_that_a_number_decides() {
+        let check = |weights: &[(&str, u32)], pattern: &str| {
+            let snapshot = build(Routing { split: shares(weights), ..plain() });
+            let explanation = snapshot.explain(&head("/", &[]));
+            let name = |role: &str| if role == "stable" { "stable" } else { "canary 6d4f9" };
+            let expected = pattern.replace("NAME", name(explanation.role));
+            assert_eq!(explanation.considered.last().unwrap().why, expected);
+        };
+        check(
+            &[("stable", 945), ("6d4f9", 55)],
+            "the number of the next request decides; as of now it leads to NAME (asked: stable 945, 6d4f9 55 of 1000)",
+        );
+        check(&[("stable", 1), ("6d4f9", 0)], "stable has the whole weight (stable 1, 6d4f9 0 of 1)");
+    }
+
+    /// One of the conditions that routes in the properties are made of, by number.
+    fn condition(number: u8) -> Match {
+        let present = |wanted: ValueMatch, name: &str| vec![(name.to_owned(), wanted)];
+        match number % 6 {
+            0 => has_header("x-a", "1"),
+            1 => Match { cookies: present(ValueMatch::Prefix(b"1".into()), "a"), ..Match::default() },
+            2 => Match { query: present(ValueMatch::Present, "a"), ..Match::default() },
+            3 => Match { methods: vec!["POST".to_owned()], ..has_header("x-b", "1") },
+            4 => Match { path: Some(matches::PathMatch::prefix("/a")), ..Match::default() },
+            _ => Match { query: present(ValueMatch::Absent, "a"), ..has_header("x-b", "1") },
+        }
+    }
+
+    fn routings() -> impl Strategy<Value = Routing> {
+        let names = ["stable", "6d4f9", "dark"];
+        let own = move |weights: [u32; 3]| shares(&[0, 1, 2].map(|i| (names[i], weights[i])));
+        let weights =
+            || prop::array::uniform3(0..5u32).prop_filter("no weight", |weights| weights.iter().sum::<u32>() > 0);
+        let action = prop_oneof![
+            (0..3usize).prop_map(move |i| Action::Send(version(names[i]))),
+            weights().prop_map(move |weights| Action::Split(own(weights))),
+        ];
+        let one = (prop::collection::vec(any::<u8>(), 1..3), action, any::<bool>());
+        let sources = prop::sample::subsequence(
+            vec![
+                KeySource::Header(HeaderName::from_static("x-b")),
+                KeySource::Cookie("a".to_owned()),
+                KeySource::Query("a".to_owned()),
+                KeySource::ClientAddress,
+            ],
+            0..=4,
+        );
+        let sticky = prop::option::of((sources, any::<bool>()));
+        (weights(), prop::collection::vec(one, 0..4), sticky, any::<bool>()).prop_map(
+            move |(weights, routes, sticky, overridden)| Routing {
+                split: own(weights),
+                routes: routes
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, (conditions, action, count))| {
+                        let matches = conditions.into_iter().map(condition).collect();
+                        Route { count, ..route(&format!("r{i}"), matches, action) }
+                    })
+                    .collect(),
+                sticky: sticky.map(|(keys, anonymous)| Sticky {
+                    keys,
+                    salt: "spring".to_owned(),
+                    cookie: anonymous.then(cookie),
+                }),
+                override_: overridden.then(|| full().override_.unwrap()),
+                ..plain()
+            },
+        )
+    }
+
+    fn heads() -> impl Strategy<Value = MadeUp> {
+        let header = prop::sample::select(vec![
+            ("x-a", "1"),
+            ("x-b", "1"),
+            ("x-b", ""),
+            ("cookie", "a=1; canary=never"),
+            ("cookie", "a=2"),
+            ("cookie", "splitway=v1.80000000.00000000000000000000000000000000"),
+            ("x-canary", "always"),
+            ("x-canary", "sometimes"),
+        ]);
+        let target = prop::sample::select(vec!["/", "/a", "/a/b?a=1", "/ab?a", "/?a="]);
+        let method = prop::sample::select(vec!["GET", "POST"]);
+        (method, target, prop::collection::vec(header, 0..4))
+            .prop_map(|(method, target, headers)| MadeUp { method: method.to_owned(), ..head(target, &headers) })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Explaining first and deciding then must agree, draws included: explaining looks at the next number, and takes
+        /// none. In a quarter of the cases a cookie of our own is carried.
+        #[test]
+        fn explaining_and_deciding_agree(
+            routing in routings(),
+            heads in prop::collection::vec((heads(), any::<u32>()), 1..8),
+        ) {
+            let snapshot = build(routing);
+            for (mut head, bucket) in heads {
+                if let Some(users) = snapshot.users().filter(|users| users.has_cookie() && bucket % 4 == 0) {
+                    head.headers.insert(0, (http::header::COOKIE, users.set_cookie(bucket)));
+                }
+                let explained = snapshot.explain(&head);
+                prop_assert_eq!(&explained.considered, &snapshot.explain(&head).considered);
+                let decided = snapshot.decide(&head);
+                let backend = &snapshot.backends()[decided.backend];
+                prop_assert_eq!(&explained.version, backend.version.as_str());
+                prop_assert_eq!(explained.role, backend.role.as_str());
+                prop_assert_eq!(explained.reason, decided.reason.as_str());
+                prop_assert_eq!(explained.route, decided.route.map(|route| format!("r{route}")));
+                prop_assert_eq!(explained.counted, decided.counted);
+                // Only the last rule decided, and it speaks of the version that it chose.
+                let (last, before) = explained.considered.split_last().unwrap();
+                prop_assert!(last.decided && before.iter().all(|one| !one.decided));
+                prop_assert!(last.why.contains(&explained.version), "{}", last.why);
+                // A bucket is only given to whoever has neither a key nor a bucket.
+                if decided.minted.is_some() {
+                    prop_assert_eq!(decided.reason, Reason::Cookie);
+                    prop_assert_eq!(snapshot.users().unwrap().known(&head), None);
+                }
+            }
+        }
+    }
 }
