@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 
 use super::body::AnswerBody;
 use super::worker::Worker;
-use super::{Failure, request};
+use super::{Failure, request, socket};
 use crate::route::policy::Timeouts;
 
 /// The length of one tick: every deadline is kept to within this.
@@ -210,7 +210,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        socket::poll_send(&mut self.stream, cx, bufs)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

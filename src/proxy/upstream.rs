@@ -21,10 +21,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::Failure;
 use super::body::RequestBody;
 use super::connection::{State, Tick};
 use super::worker::Target;
+use super::{Failure, socket};
 use crate::route::policy::Policy;
 
 /// The endpoints of one version, as this worker sees them.
@@ -328,7 +328,7 @@ impl AsyncWrite for UpstreamSocket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        socket::poll_send(&mut self.stream, cx, bufs)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
