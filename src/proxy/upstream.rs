@@ -159,12 +159,21 @@ impl Endpoint {
                 if let Some(failure) = state.expired() {
                     return Poll::Ready(Err(Failed { failure, request: None }));
                 }
-                // Its end is no answer by itself: what it has learned reaches `answer`.
+                // The engine's end is no answer by itself: what it has learned reaches `answer`.
+                //
+                // When this is polled for the second time, the answer is probably there. Then nobody waits for the
+                // engine, and a waker left with it would only have this connection polled once more, for nothing.
+                if sent {
+                    let _ = Pin::new(&mut *engine).poll(&mut noop);
+                    if let Poll::Ready(answer) = answer.as_mut().poll(&mut noop) {
+                        return Poll::Ready(answer.map_err(unanswered));
+                    }
+                }
+                sent = true;
+            let mut noop = Context::from_waker(Waker::noop());
+            let mut sent = false;
                 let _ = Pin::new(&mut *engine).poll(cx);
-                answer.as_mut().poll(&mut Context::from_waker(Waker::noop())).map_err(|mut error| {
-                    let request = error.take_message();
-                    Failed { failure: classify(error.error()), request }
-                })
+                answer.as_mut().poll(&mut noop).map_err(unanswered)
             })
             .await
         };
@@ -203,6 +212,11 @@ fn classify(error: &hyper::Error) -> Failure {
         return Failure::UpstreamClosed;
     }
     if error.is_parse() {
+fn unanswered(mut error: hyper::client::conn::TrySendError<Request<RequestBody>>) -> Failed {
+    let request = error.take_message();
+    Failed { failure: classify(error.error()), request }
+}
+
         return Failure::UpstreamInvalid;
     }
     // What is left are errors of the socket, in hyper's words "connection error" or "error writing".
@@ -274,7 +288,8 @@ pub struct Exchange {
 
 impl Exchange {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // Asking first tells the engine that there is room; only it can fetch more, so the first waker is not needed.
+        // Only the engine can fetch more, so it is the one that needs the waker, and only if there is nothing yet: a
+        // waker that it does not need would have this connection polled once more, for nothing.
         let mut noop = Context::from_waker(Waker::noop());
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
             return Poll::Ready(frame);
@@ -284,6 +299,10 @@ impl Exchange {
     }
 
     pub fn is_end_stream(&self) -> bool {
+        let _ = Pin::new(&mut self.wire.engine).poll(&mut noop);
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
+            return Poll::Ready(frame);
+        }
         self.incoming.is_end_stream()
     }
 
