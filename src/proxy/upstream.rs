@@ -27,6 +27,11 @@ use super::worker::Target;
 use super::{Failure, socket};
 use crate::route::policy::Policy;
 
+/// The most that is read from an endpoint in one call, in bytes. It bounds the memory that a connection may take for
+/// its buffer; buffers begin at 8 KiB and grow only while reads fill them. Somewhat more than 64 KiB, so that an answer of
+/// that size takes one call for its head and body, and one to pass it on.
+const READ_AT_ONCE: usize = 128 * 1024;
+
 /// The endpoints of one version, as this worker sees them.
 #[derive(Default)]
 pub struct Upstream {
@@ -155,6 +160,8 @@ impl Endpoint {
             // make it ready; it must therefore never be told to come back later.
             let mut answer = pin!(tokio::task::unconstrained(wire.sender.try_send_request(request)));
             let engine = &mut wire.engine;
+            let mut noop = Context::from_waker(Waker::noop());
+            let mut sent = false;
             std::future::poll_fn(|cx| {
                 if let Some(failure) = state.expired() {
                     return Poll::Ready(Err(Failed { failure, request: None }));
@@ -170,8 +177,6 @@ impl Endpoint {
                     }
                 }
                 sent = true;
-            let mut noop = Context::from_waker(Waker::noop());
-            let mut sent = false;
                 let _ = Pin::new(&mut *engine).poll(cx);
                 answer.as_mut().poll(&mut noop).map_err(unanswered)
             })
@@ -207,16 +212,16 @@ impl Endpoint {
     }
 }
 
-fn classify(error: &hyper::Error) -> Failure {
-    if error.is_canceled() || error.is_closed() || error.is_incomplete_message() {
-        return Failure::UpstreamClosed;
-    }
-    if error.is_parse() {
 fn unanswered(mut error: hyper::client::conn::TrySendError<Request<RequestBody>>) -> Failed {
     let request = error.take_message();
     Failed { failure: classify(error.error()), request }
 }
 
+fn classify(error: &hyper::Error) -> Failure {
+    if error.is_canceled() || error.is_closed() || error.is_incomplete_message() {
+        return Failure::UpstreamClosed;
+    }
+    if error.is_parse() {
         return Failure::UpstreamInvalid;
     }
     // What is left are errors of the socket, in hyper's words "connection error" or "error writing".
@@ -247,7 +252,7 @@ async fn connect(
     let answered = Rc::new(Cell::new(false));
     let socket = UpstreamSocket { stream, answered: answered.clone() };
     let (sender, engine) = http1::Builder::new()
-        .max_buf_size(policy.limits.header_bytes.max(8192))
+        .max_buf_size(policy.limits.header_bytes.max(READ_AT_ONCE))
         .handshake(TokioIo::new(socket))
         .await
         .map_err(|_| Failure::ConnectRefused)?;
@@ -294,15 +299,15 @@ impl Exchange {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
             return Poll::Ready(frame);
         }
+        let _ = Pin::new(&mut self.wire.engine).poll(&mut noop);
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
+            return Poll::Ready(frame);
+        }
         let _ = Pin::new(&mut self.wire.engine).poll(cx);
         Pin::new(&mut self.incoming).poll_frame(cx)
     }
 
     pub fn is_end_stream(&self) -> bool {
-        let _ = Pin::new(&mut self.wire.engine).poll(&mut noop);
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
-            return Poll::Ready(frame);
-        }
         self.incoming.is_end_stream()
     }
 
