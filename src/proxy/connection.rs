@@ -89,6 +89,8 @@ pub struct State {
 #[derive(Default)]
 pub struct ForwardingCache {
     pub peer: Option<HeaderValue>,
+    /// The port the client connected to.
+    pub port: Option<HeaderValue>,
     /// The `Forwarded` element for the host beside it.
     pub forwarded: Option<(HeaderValue, HeaderValue)>,
 }
