@@ -3,4 +3,7 @@
 mod support;
 
 mod arrows;
+mod chain;
+mod routes;
 mod split;
+mod sticky;
