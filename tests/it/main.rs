@@ -4,6 +4,10 @@ mod support;
 
 mod arrows;
 mod chain;
+mod failure;
+mod headers;
+mod refuse;
 mod routes;
 mod split;
 mod sticky;
+mod stream;
