@@ -2,10 +2,14 @@
 
 mod support;
 
+mod admin;
 mod arrows;
 mod chain;
+mod change;
+mod drain;
 mod failure;
 mod headers;
+mod metrics;
 mod refuse;
 mod routes;
 mod split;

@@ -15,7 +15,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::server;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use splitway::control::{Observed, Sender};
+use splitway::control::{Observed, Rejected, Sender};
 use splitway::proxy::{Drain, Listener};
 use splitway::route::policy::Policy;
 use splitway::route::{Backend, Generation, Identity, Role, Routing, Shares, VersionHash};
@@ -241,9 +241,13 @@ impl Proxy {
     /// Sends what a source would send, and returns when it is live.
     pub async fn set(&self, routing: Routing) {
         let next = Generation(self.running.live().generation().0 + 1);
-        let observed = Observed { routing, origin: "test".to_owned(), notes: Vec::new() };
-        self.observations.send(Ok(observed)).await.expect("the proxy runs");
+        self.observe(Ok(Observed { routing, origin: "test".to_owned(), notes: Vec::new() })).await;
         soon("the new generation", self.running.reached(next)).await;
+    }
+
+    /// Sends what a source would send, good or bad.
+    pub async fn observe(&self, observation: Result<Observed, Rejected>) {
+        self.observations.send(observation).await.expect("the proxy runs");
     }
 
     pub async fn client(&self) -> Client {
@@ -420,7 +424,6 @@ pub enum Then {
     Answer(String),
     AnswerAndClose(String),
     Close,
-    Hold,
 }
 
 /// An endpoint that speaks byte by byte, and remembers every request, head and body.
@@ -449,7 +452,6 @@ impl Scripted {
                             Then::Answer(answer) => wire.send(answer).await,
                             Then::AnswerAndClose(answer) => return wire.send(answer).await,
                             Then::Close => return,
-                            Then::Hold => return std::future::pending().await,
                         }
                     }
                 });
