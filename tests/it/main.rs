@@ -2,5 +2,16 @@
 
 mod support;
 
+mod admin;
 mod arrows;
+mod chain;
+mod change;
+mod drain;
+mod failure;
+mod headers;
+mod metrics;
+mod refuse;
+mod routes;
 mod split;
+mod sticky;
+mod stream;
