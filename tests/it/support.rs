@@ -179,7 +179,7 @@ impl Proxy {
     /// Sends what a source would send, and returns when it is live.
     pub async fn set(&self, routing: Routing) {
         let next = Generation(self.running.live().generation().0 + 1);
-        let observed = Observed { routing, origin: "test".to_owned(), notes: Vec::new() };
+        let observed = Observed { routing, origin: "test".to_owned(), notes: Vec::new(), refusal_stands: false };
         self.observations.send(Ok(observed)).await.expect("the proxy runs");
         soon("the new generation", self.running.reached(next)).await;
     }
