@@ -1,7 +1,7 @@
 //! The command line as typed. What it means is settled in `config` (settings) and in `main` (commands).
 
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,9 +62,13 @@ pub enum Command {
     Validate(Validate),
     /// Tell which version a request would get, and why
     Explain(Explain),
+    /// Serve a tiny version of an application, to try things with
+    App(App),
     /// Print the JSON Schema of the file, for editors
+    #[command(before_help = "Example:\n  splitway schema > splitway.json")]
     Schema,
     /// Print completions for a shell
+    #[command(before_help = "Examples:\n  source <(splitway completions bash)\n  splitway completions fish | source")]
     Completions {
         /// The shell to complete in
         shell: clap_complete::Shell,
@@ -89,12 +93,38 @@ pub struct Demo {
     /// Requests per second, 1 to 5000
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=5000), value_name = "N")]
     pub rate: u32,
-    /// Address of the proxy; if it is taken, another port
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    /// The proxy; if the port is in use, another
+    #[arg(long, default_value = "127.0.0.1:8080", value_parser = loopback, value_name = "ADDRESS")]
     pub listen: SocketAddr,
-    /// Address of the admin listener; if it is taken, another port
-    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
+    /// The admin listener; if the port is in use, another
+    #[arg(long, default_value = "127.0.0.1:9090", value_parser = loopback, value_name = "ADDRESS")]
     pub admin: SocketAddr,
+}
+
+#[derive(Args)]
+#[command(
+    before_help = "Examples:\n  splitway app --name stable --listen :9001\n  splitway app --name canary --listen :9002 --fail-one-in 5",
+    after_help = "Next: splitway run --listen :8080 --stable :9001 --canary :9002=5.5%"
+)]
+pub struct App {
+    /// What it calls itself in its answers
+    #[arg(long, default_value = "stable", value_name = "NAME")]
+    pub name: String,
+    /// Where it listens; :9001 is 127.0.0.1:9001
+    #[arg(long, default_value = "127.0.0.1:0", value_parser = loopback, value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Answer 500 to one request in so many
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    pub fail_one_in: Option<u64>,
+}
+
+/// An address of this machine's own. Unlike a listener of `run`, a port alone is not open to the network.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let expected = || "expected an IP address and a port such as 127.0.0.1:8080, or :8080 for the same".to_owned();
+    match text.strip_prefix(':') {
+        Some(port) => port.parse().map(|port: u16| ([127, 0, 0, 1], port).into()).map_err(|_| expected()),
+        None => text.parse().map_err(|_| expected()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -116,7 +146,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub struct Run {
     /// The YAML file; edited while it runs, it is read again
     #[arg(short, long, env = "SPLITWAY_CONFIG", hide_env = true, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub config: Option<OsString>,
     #[command(flatten)]
     pub settings: Settings,
     /// Print the settings as the equal YAML file, and end
@@ -181,17 +211,10 @@ pub struct Explain {
     #[arg(default_value = "/", value_name = "PATH")]
     pub target: String,
     /// Ask this file
-    #[arg(
-        short,
-        long,
-        env = "SPLITWAY_CONFIG",
-        hide_env = true,
-        value_name = "FILE",
-        required_unless_present = "admin"
-    )]
+    #[arg(short, long, value_name = "FILE", required_unless_present = "admin")]
     pub config: Option<PathBuf>,
     /// Ask the proxy that runs, through its admin listener
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    #[arg(long, value_parser = loopback, value_name = "ADDRESS", conflicts_with = "config")]
     pub admin: Option<SocketAddr>,
     /// The method
     #[arg(short, long, default_value = "GET")]
@@ -211,19 +234,21 @@ pub struct Explain {
 }
 
 impl From<Settings> for splitway::config::Flags {
+    /// An empty variable is as good as none.
     fn from(settings: Settings) -> Self {
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         Self {
-            listen: settings.listen,
-            admin: settings.admin,
-            stable: settings.stable,
-            canary: settings.canary,
-            workers: settings.workers,
-            replica: settings.replica,
-            drain_delay: settings.drain_delay,
-            drain_timeout: settings.drain_timeout,
-            dns_interval: settings.dns_interval,
-            log_level: settings.log_level,
-            log_format: settings.log_format,
+            listen: settings.listen.into_iter().filter(|text| !text.is_empty()).collect(),
+            admin: given(settings.admin),
+            stable: given(settings.stable),
+            canary: given(settings.canary),
+            workers: given(settings.workers),
+            replica: given(settings.replica),
+            drain_delay: given(settings.drain_delay),
+            drain_timeout: given(settings.drain_timeout),
+            dns_interval: given(settings.dns_interval),
+            log_level: given(settings.log_level),
+            log_format: given(settings.log_format),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use clap_complete::Shell;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -22,62 +23,85 @@ use splitway::{admin, control, demo};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let Some(command) = Cli::parse().command else {
-        print!("{}", cli::WAYS_TO_BEGIN);
-        return ExitCode::SUCCESS;
-    };
-    let outcome = match command {
-        Command::Demo(demo) => show(demo),
-        Command::Run(run) => serve(*run),
-        Command::Validate(validate) => check(&validate.file),
-        Command::Explain(explain) => explain_one(explain),
-        Command::Schema => {
-            print!("{}", config::schema());
-            eprintln!("Next: put `# yaml-language-server: $schema=FILE` at the top of splitway.yaml");
-            Ok(ExitCode::SUCCESS)
+    let outcome = match Cli::parse().command {
+        None => say(cli::WAYS_TO_BEGIN),
+        Some(Command::Demo(demo)) => show(demo),
+        Some(Command::Run(run)) => serve(*run),
+        Some(Command::Validate(validate)) => check(&validate.file),
+        Some(Command::Explain(explain)) => explain_one(explain),
+        Some(Command::App(app)) => app_alone(app),
+        Some(Command::Schema) => {
+            say(config::schema() + "\n").inspect(|_| {
+                hint("Next: splitway schema > splitway.json, and at the top of splitway.yaml: # yaml-language-server: $schema=splitway.json");
+            })
         }
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "splitway", &mut io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(Command::Completions { shell }) => complete(shell),
     };
-    outcome.unwrap_or_else(|stop| {
-        stop.show();
-        ExitCode::FAILURE
-    })
+    outcome.unwrap_or_else(|stop| stop.show())
 }
 
-/// Why a command could not do its work.
+/// Why a command ends before its time.
 enum Stop {
-    Problems(Box<Problems>),
+    /// Something is wrong with the settings; then what to try next.
+    Problems(Box<Problems>, String),
     Other(String),
+    /// Whoever read our output has seen enough, as `head` does. No failure.
+    Unheard,
 }
 
 impl Stop {
-    fn show(&self) {
-        match self {
+    fn show(self) -> ExitCode {
+        // Nobody reads stderr either: the exit code tells it.
+        let _ = match self {
+            Stop::Unheard => return ExitCode::SUCCESS,
             // anstream takes the colours out where nobody could see them.
-            Stop::Problems(problems) => anstream::eprint!("{}", problems.render(true)),
-            Stop::Other(text) => eprintln!("splitway: {text}"),
-        }
+            Stop::Problems(problems, next) => writeln!(anstream::stderr(), "{}\n{next}", problems.render(true)),
+            Stop::Other(text) => writeln!(io::stderr(), "splitway: {text}"),
+        };
+        ExitCode::FAILURE
     }
-}
 
-impl From<Problems> for Stop {
-    fn from(problems: Problems) -> Self {
-        Stop::Problems(Box::new(problems))
+    fn problems(problems: Problems, file: Option<&Path>) -> Self {
+        let next = match file {
+            Some(path) => format!("Next: mend that, then: splitway validate {}", path.display()),
+            None => "Next: splitway run --help, or splitway demo, which needs no settings".to_owned(),
+        };
+        Stop::Problems(Box::new(problems), next)
     }
 }
 
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
-        Stop::Other(error.to_string())
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Stop::Unheard,
+            io::ErrorKind::AddrInUse => Stop::Other(format!(
+                "{error}\nAnother process has that port: end it, or choose another port (0 is any free one)."
+            )),
+            io::ErrorKind::AddrNotAvailable => Stop::Other(format!(
+                "{error}\nThis machine has no such address: use one of its own, or 0.0.0.0 for all."
+            )),
+            _ => Stop::Other(error.to_string()),
+        }
     }
+}
+
+/// To stdout: what was asked for.
+fn say(text: impl AsRef<str>) -> Result<ExitCode, Stop> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_ref().as_bytes())?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// To stderr: what may help, so that stdout can be piped into something.
+fn hint(text: &str) {
+    // Nobody reads it: then it helps nobody.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn show(options: cli::Demo) -> Result<ExitCode, Stop> {
     log("warn", LogFormat::Auto);
-    let kept = cold_runtime()?.block_on(async {
+    let kept = run_cold(async {
         let mut end = End::new()?;
         demo::run(
             demo::Options {
@@ -91,38 +115,68 @@ fn show(options: cli::Demo) -> Result<ExitCode, Stop> {
             end.recv(),
         )
         .await
-    })?;
+    })??;
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn app_alone(options: cli::App) -> Result<ExitCode, Stop> {
+    run_cold(async {
+        let mut end = End::new()?;
+        let app = demo::app::App::start(&options.name, options.listen, options.fail_one_in).await?;
+        let address = app.address;
+        let next = if options.name == "canary" {
+            format!("splitway run --listen :8080 --stable :9001 --canary {address}=5.5%")
+        } else {
+            format!("splitway run --listen :8080 --stable {address}")
+        };
+        say(format!("{}   http://{address}/\nNext: {next}\n", options.name))?;
+        end.recv().await;
+        say(format!("{} has received {} requests.\n", options.name, app.received()))
+    })?
 }
 
 fn serve(run: cli::Run) -> Result<ExitCode, Stop> {
     let flags = Flags::from(run.settings);
-    let file = run.config.as_deref();
+    let file = run.config.as_deref().filter(|path| !path.is_empty()).map(Path::new);
+    let problems = |problems| Stop::problems(problems, file);
     if run.print_config {
-        print!("{}", config::to_yaml(file, &flags)?);
-        eprintln!("Next: save it as splitway.yaml, then: splitway run --config splitway.yaml");
-        return Ok(ExitCode::SUCCESS);
+        let yaml = config::to_yaml(file, &flags).map_err(problems)?;
+        return say(yaml)
+            .inspect(|_| hint("Next: save it as splitway.yaml, then: splitway run --config splitway.yaml"));
     }
-    let text = file.map(config::text).transpose()?;
+    let text = file.map(config::text).transpose().map_err(problems)?;
     let config = match (file, &text) {
-        (Some(path), Some(text)) => config::parse(text, &path.display().to_string(), &flags)?,
-        _ => config::from_flags(&flags)?,
-    };
+        (Some(path), Some(text)) => config::parse(text, &path.display().to_string(), &flags),
+        _ => config::from_flags(&flags),
+    }
+    .map_err(problems)?;
     log(&config.log.level, config.log.format);
-    let watch = file.zip(text).map(|(path, text)| watch(path, text, flags, &config));
+    let watch = match file.zip(text) {
+        Some((path, text)) => watch(path, text, flags, &config)?,
+        None => None,
+    };
     let origin = file.map_or_else(|| "flags".to_owned(), |path| path.display().to_string());
-    cold_runtime()?.block_on(serve_until_told(config, origin, watch, run.print_addresses))
+    run_cold(serve_until_told(config, origin, watch, run.print_addresses))?
 }
 
 /// Reads the file again when it changes. What only a restart can change is noted, not obeyed.
-fn watch(path: &Path, text: String, flags: Flags, started: &Config) -> file::Watch {
+fn watch(path: &Path, text: String, flags: Flags, started: &Config) -> io::Result<Option<file::Watch>> {
+    if !path.is_file() {
+        // A pipe, as in `--config <(command)`, can be read once only.
+        tracing::warn!("{} is not a regular file: it is not read again", path.display());
+        return Ok(None);
+    }
     let name = path.display().to_string();
     let started = started.clone();
-    let parse = move |text: &str| match config::parse(text, &name, &flags) {
-        Ok(config) => Ok(file::Loaded { notes: started.needs_restart(&config), declared: config.declared }),
-        Err(problems) => Err(problems.one_line()),
+    let read_from = path.to_owned();
+    let reader = file::Reader {
+        read: Box::new(move || config::text(&read_from).map_err(|problems| problems.one_line())),
+        parse: Box::new(move |text| match config::parse(text, &name, &flags) {
+            Ok(config) => Ok(file::Loaded { notes: started.needs_restart(&config), declared: config.declared }),
+            Err(problems) => Err(problems.one_line()),
+        }),
     };
-    file::Watch::new(path, text, Box::new(parse))
+    file::Watch::start(path, text, reader).map(Some)
 }
 
 async fn serve_until_told(
@@ -141,15 +195,23 @@ async fn serve_until_told(
             Some(replica) => Identity::replica(replica.turn(), &replica.seed),
         },
     })?;
+    // Before anybody can know that we run: from here on no signal ends us unawares.
     let mut end = End::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let (observations, receiver) = control::channel();
     let (again, asked_again) = mpsc::channel(1);
     let running = bound.start(receiver)?;
     tokio::spawn(source::follow(config.declared, origin, watch, asked_again, observations));
-    running.reached(Generation(1)).await;
-    announce(&running, workers, print_addresses)?;
+    tokio::select! {
+        first = first_snapshot(running.status()) => first?,
+        () = end.recv() => return Ok(ExitCode::SUCCESS),
+    }
+    match announce(&running, workers, print_addresses) {
+        // Nobody wants to know our addresses: that is no reason not to serve.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        announced => announced?,
+    }
 
-    let mut hangup = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
             _ = hangup.recv() => {
@@ -176,6 +238,18 @@ async fn serve_until_told(
     }
 }
 
+/// Waits until there is something to serve with. What is wrong at start is an error; later it would be refused.
+async fn first_snapshot(mut status: control::StatusView) -> Result<(), Stop> {
+    let decided = status.wait_for(|status| status.generation > Generation(0) || status.refused.is_some()).await;
+    let status = decided.map_err(|_| Stop::Other("the loop that follows the settings has ended".to_owned()))?;
+    match &status.refused {
+        Some((_, refused)) if status.generation == Generation(0) => {
+            Err(Stop::Other(format!("{}: {}", refused.origin, refused.message)))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn announce(running: &splitway::Running, workers: usize, print_addresses: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if print_addresses {
@@ -183,7 +257,7 @@ fn announce(running: &splitway::Running, workers: usize, print_addresses: bool) 
         return writeln!(out, "{addresses}");
     }
     for address in running.listeners() {
-        writeln!(out, "proxy   http://{address}/    {workers} workers")?;
+        writeln!(out, "proxy   http://{address}/    {}", counted(workers, "worker"))?;
     }
     match running.admin() {
         Some(admin) => writeln!(out, "admin   http://{admin}/\nNext: curl -s http://{admin}/config"),
@@ -191,17 +265,21 @@ fn announce(running: &splitway::Running, workers: usize, print_addresses: bool) 
     }
 }
 
+/// `1 route`, `2 routes`.
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 fn check(path: &Path) -> Result<ExitCode, Stop> {
-    let config = config::load(path, &Flags::default())?;
-    println!(
-        "{}: ok. {} backends, split {}, {} routes.",
-        path.display(),
-        config.declared.backends.len(),
-        config.declared.split,
-        config.declared.routes.len()
-    );
-    println!("Next: splitway run --config {}", path.display());
-    Ok(ExitCode::SUCCESS)
+    let config = config::load(path, &Flags::default()).map_err(|problems| Stop::problems(problems, Some(path)))?;
+    let (file, declared) = (path.display(), config.declared);
+    let (backends, routes) = (declared.backends.len(), declared.routes.len());
+    say(format!(
+        "{file}: ok: {}, split {}, {}\nNext: splitway run --config {file}\n",
+        counted(backends, "backend"),
+        declared.split,
+        counted(routes, "route")
+    ))
 }
 
 fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
@@ -216,29 +294,51 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
         headers.push(("cookie".to_owned(), asked.cookies.join("; ")));
     }
     let question = question(&asked.method, &asked.target, headers, asked.client).map_err(Stop::Other)?;
-    if let Some(admin) = asked.admin {
-        let accept = if asked.json { "application/json" } else { "text/plain" };
-        let answer = cold_runtime()?.block_on(admin::ask::ask(admin, &to_target(&question), accept));
-        println!("{}", answer.map_err(Stop::Other)?.trim_end());
-        return Ok(ExitCode::SUCCESS);
-    }
-    let path = asked.config.ok_or_else(|| Stop::Other("expected --config FILE or --admin ADDRESS".to_owned()))?;
-    let declared = config::load(&path, &Flags::default())?.declared;
-    let routing = source::without_names(&declared);
-    let snapshot =
-        Snapshot::build(routing, &Identity::random(), None).map_err(|error| Stop::Other(error.to_string()))?;
-    let explanation = snapshot.explain(&question);
-    if asked.json {
-        println!("{}", serde_json::to_string_pretty(&explanation).map_err(|error| Stop::Other(error.to_string()))?);
-    } else {
-        println!("{explanation}");
-    }
-    Ok(ExitCode::SUCCESS)
+    let (explanation, next) = match (asked.admin, asked.config) {
+        (Some(admin), _) => {
+            let accept = if asked.json { "application/json" } else { "text/plain" };
+            let answer = run_cold(admin::ask::ask(admin, &to_target(&question), accept))?;
+            (answer.map_err(Stop::Other)?, format!("Next: curl -s http://{admin}/config"))
+        }
+        (None, Some(path)) => {
+            // Where it would listen is of no importance here, so a file without listeners will do.
+            let flags = Flags { listen: vec!["127.0.0.1:0".to_owned()], ..Flags::default() };
+            let declared =
+                config::load(&path, &flags).map_err(|problems| Stop::problems(problems, Some(&path)))?.declared;
+            let routing = source::without_names(&declared);
+            let snapshot =
+                Snapshot::build(routing, &Identity::random(), None).map_err(|error| Stop::Other(error.to_string()))?;
+            let explanation = snapshot.explain(&question);
+            let text = if asked.json {
+                serde_json::to_string_pretty(&explanation).map_err(|error| Stop::Other(error.to_string()))?
+            } else {
+                explanation.to_string()
+            };
+            (text, format!("Next: splitway run --config {}", path.display()))
+        }
+        (None, None) => return Err(Stop::Other("expected --config FILE or --admin ADDRESS".to_owned())),
+    };
+    say(format!("{}\n", explanation.trim_end())).inspect(|_| hint(&next))
 }
 
-/// The runtime of everything but the workers.
-fn cold_runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+fn complete(shell: Shell) -> Result<ExitCode, Stop> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "splitway", &mut script);
+    let next = match shell {
+        Shell::Bash => "Next: source <(splitway completions bash)",
+        Shell::Fish => "Next: splitway completions fish | source",
+        Shell::Zsh => "Next: source <(splitway completions zsh)",
+        _ => "Next: load it where your shell starts",
+    };
+    say(String::from_utf8_lossy(&script)).inspect(|_| hint(next))
+}
+
+/// Runs everything but the workers. A look-up of a name that hangs does not keep the process from ending.
+fn run_cold<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let output = runtime.block_on(future);
+    runtime.shutdown_background();
+    Ok(output)
 }
 
 /// The two signals that ask for the end.
@@ -262,9 +362,12 @@ impl End {
 
 /// Logs go to stderr: what was asked for goes to stdout.
 fn log(level: &str, format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        .with_writer(io::stderr)
+        .with_target(false)
+        // It would report a closed stderr on stderr, and panic.
+        .log_internal_errors(false);
     let json = match format {
         LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Text => false,

@@ -20,6 +20,9 @@ pub struct Observed {
     pub origin: String,
     /// What an operator should know about it: names that do not resolve, settings that need a restart.
     pub notes: Vec<String>,
+    /// The source has said something since that was refused, and has not taken it back: what changed now came from
+    /// elsewhere, such as a name's addresses.
+    pub refusal_stands: bool,
 }
 
 /// A source found something that it could not read.
@@ -62,15 +65,16 @@ pub async fn run(
     status: watch::Sender<Status>,
 ) {
     while let Some(observation) = observations.recv().await {
-        let outcome = observation.and_then(|Observed { routing, origin, notes }| {
-            match Snapshot::build(routing, &identity, publisher.current().as_deref()) {
-                Ok(snapshot) => Ok((snapshot, origin, notes)),
-                Err(error) => Err(Rejected { origin, message: error.to_string() }),
-            }
-        });
+        let outcome =
+            observation.and_then(|Observed { routing, origin, notes, refusal_stands }| {
+                match Snapshot::build(routing, &identity, publisher.current().as_deref()) {
+                    Ok(snapshot) => Ok((snapshot, origin, notes, refusal_stands)),
+                    Err(error) => Err(Rejected { origin, message: error.to_string() }),
+                }
+            });
         let now = SystemTime::now();
         match outcome {
-            Ok((snapshot, origin, notes)) => {
+            Ok((snapshot, origin, notes, refusal_stands)) => {
                 let generation = snapshot.generation();
                 let split = snapshot.shares().to_string();
                 publisher.publish(snapshot);
@@ -79,7 +83,10 @@ pub async fn run(
                 for note in &notes {
                     tracing::warn!(generation = generation.0, origin, "{note}");
                 }
-                status.send_replace(Status { generation, origin, applied_at: Some(now), notes, refused: None });
+                status.send_modify(|status| {
+                    let refused = status.refused.take().filter(|_| refusal_stands);
+                    *status = Status { generation, origin, applied_at: Some(now), notes, refused };
+                });
             }
             Err(rejected) => {
                 metrics.reloads.bad.add(1);

@@ -1,9 +1,11 @@
 //! A tiny application: says which version it is, counts what it got, and fails a part of its requests when asked to.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -20,26 +22,30 @@ pub struct App {
 }
 
 impl App {
-    /// Listens on a free loopback port. Of `fail_one_in` requests one is answered 500; `None`: none is.
-    pub async fn start(name: &'static str, fail_one_in: Option<u64>) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    /// Port 0: any free one. Of `fail_one_in` requests one is answered 500; `None`: none is.
+    pub async fn start(name: &str, address: SocketAddr, fail_one_in: Option<u64>) -> io::Result<Self> {
+        let cannot = |error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot listen on {address} for the {name} version: {error}"))
+        };
+        let listener = TcpListener::bind(address).await.map_err(cannot)?;
         let address = listener.local_addr()?;
+        let name: Arc<str> = name.into();
         let received = Arc::<AtomicU64>::default();
         let count = received.clone();
         tokio::spawn(async move {
             loop {
-                // The only errors are those of a connection that died in the queue, and of no descriptors left.
                 let Ok((stream, _)) = listener.accept().await else {
-                    tokio::task::yield_now().await;
+                    // Out of descriptors, as a rule: wait for some to come back rather than spin.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
                 let _ = stream.set_nodelay(true);
-                let count = count.clone();
+                let (count, name) = (count.clone(), name.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
                     let number = count.fetch_add(1, Ordering::Relaxed);
                     let fails = fail_one_in.is_some_and(|n| number % n == n - 1);
-                    let path = request.uri().path().to_owned();
-                    async move { Ok::<_, Infallible>(answer(name, &path, fails)) }
+                    let answer = answer(&name, request.uri().path(), fails);
+                    async move { Ok::<_, Infallible>(answer) }
                 });
                 tokio::spawn(async move {
                     // A proxy that closes its connection is no event worth telling.

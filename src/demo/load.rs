@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,10 +12,15 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// Clients at once; each sends its share of the rate.
 pub const CLIENTS: u32 = 8;
+
+/// How long requests in flight may take at the end: Ctrl-C ends within a second.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 pub struct Counts {
@@ -29,7 +34,7 @@ pub struct Counts {
 /// The clients, on a thread of their own so that they do not slow what they measure.
 pub struct Load {
     pub counts: Arc<Counts>,
-    stop: Arc<AtomicBool>,
+    stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
@@ -37,46 +42,54 @@ impl Load {
     /// `rate` in requests per second, over all clients.
     pub fn start(proxy: SocketAddr, rate: u32) -> std::io::Result<Self> {
         let counts = Arc::<Counts>::default();
-        let stop = Arc::<AtomicBool>::default();
+        let (stop, mut stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = {
-            let (counts, stop) = (counts.clone(), stop.clone());
+            let counts = counts.clone();
             std::thread::Builder::new().name("load".to_owned()).spawn(move || {
                 runtime.block_on(async {
                     let clients = CLIENTS.min(rate);
                     let pause = Duration::from_secs(1) * clients / rate;
-                    let tasks: Vec<_> = (0..clients)
-                        .map(|i| {
-                            let client = client(proxy, pause * i / clients, pause, counts.clone(), stop.clone());
-                            tokio::spawn(client)
-                        })
-                        .collect();
-                    for task in tasks {
-                        // A client that panicked has said so on its way.
-                        let _ = task.await;
+                    let mut tasks = JoinSet::new();
+                    for i in 0..clients {
+                        tasks.spawn(client(proxy, pause * i / clients, pause, counts.clone(), stopped.clone()));
                     }
+                    // A dropped sender is a stop, too.
+                    let _ = stopped.wait_for(|stopped| *stopped).await;
+                    let finished = async { while tasks.join_next().await.is_some() {} };
+                    let _ = tokio::time::timeout(LAST_ANSWERS, finished).await;
+                    counts.lost.fetch_add(tasks.len() as u64, Ordering::Relaxed);
                 });
             })?
         };
         Ok(Self { counts, stop, thread })
     }
 
-    /// Lets the requests in flight finish.
+    /// Lets the requests in flight finish; those that do not in time are lost.
     pub fn stop(self) -> Arc<Counts> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
         let _ = self.thread.join();
         self.counts
     }
 }
 
-async fn client(proxy: SocketAddr, offset: Duration, pause: Duration, counts: Arc<Counts>, stop: Arc<AtomicBool>) {
-    tokio::time::sleep(offset).await;
-    let mut ticks = tokio::time::interval(pause);
+async fn client(
+    proxy: SocketAddr,
+    offset: Duration,
+    pause: Duration,
+    counts: Arc<Counts>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut ticks = tokio::time::interval_at(Instant::now() + offset, pause);
     // A slow answer lowers the rate; it is not made up for by a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection = None;
-    while !stop.load(Ordering::Relaxed) {
-        ticks.tick().await;
+    loop {
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            _ = ticks.tick() => {}
+        }
         counts.sent.fetch_add(1, Ordering::Relaxed);
         match request(proxy, &mut connection).await {
             Some(status) if status < 500 => {}

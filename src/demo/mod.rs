@@ -7,7 +7,7 @@
 //! * `load`: the clients;
 //! * `table`: what is seen.
 
-mod app;
+pub mod app;
 mod load;
 mod table;
 
@@ -53,14 +53,15 @@ const FAIL_ONE_IN: u64 = 5;
 /// Runs until the last step, or until `interrupted` resolves. Returns whether it kept its promise: nothing lost, the
 /// error below one request.
 pub async fn run(options: Options, interrupted: impl Future<Output = ()>) -> io::Result<bool> {
-    let stable = App::start("stable", None).await?;
-    let canary = App::start("canary", options.fail_canary.then_some(FAIL_ONE_IN)).await?;
+    let stable = App::start("stable", loopback(), None).await?;
+    let canary = App::start("canary", loopback(), options.fail_canary.then_some(FAIL_ONE_IN)).await?;
     let (observations, receiver) = control::channel();
-    let running = bind(&options)?.start(receiver)?;
+    let (bound, moved) = bind(&options)?;
+    let running = bound.start(receiver)?;
     let rollout = Rollout { stable: stable.address, canary: canary.address, observations };
     rollout.ask(STEPS[0]).await;
     running.reached(Generation(1)).await;
-    announce(&options, &running)?;
+    announce(&options, &running, &moved)?;
 
     let load = Load::start(running.listeners()[0], options.rate)?;
     let mut table = Table::new();
@@ -70,7 +71,8 @@ pub async fn run(options: Options, interrupted: impl Future<Output = ()>) -> io:
         walked = walk => walked,
         () = interrupted => Ok(()),
     };
-    table.close()?;
+    // Also when nobody reads the table any more.
+    let closed = table.close();
     // The versions that must still answer live on this thread, so it does not wait itself.
     let counts = tokio::task::spawn_blocking(|| load.stop()).await.map_err(io::Error::other)?;
     let (sent, failed, lost) = (
@@ -80,7 +82,7 @@ pub async fn run(options: Options, interrupted: impl Future<Output = ()>) -> io:
     );
     let split = Account::take(&running);
     running.stop();
-    walked?;
+    walked.and(closed)?;
 
     let mut out = io::stdout().lock();
     writeln!(
@@ -95,33 +97,51 @@ pub async fn run(options: Options, interrupted: impl Future<Output = ()>) -> io:
     Ok(lost == 0 && split.error().abs() < 1.0)
 }
 
-/// The wished addresses, or others if somebody has them.
-fn bind(options: &Options) -> io::Result<Bound> {
-    let free = |wished: SocketAddr, what: &str| match std::net::TcpListener::bind(wished) {
+/// A free port of this machine's own.
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// An address that could not be had.
+struct Moved {
+    what: &'static str,
+    wished: SocketAddr,
+    why: io::Error,
+}
+
+/// The wished addresses, or others where they cannot be had.
+fn bind(options: &Options) -> io::Result<(Bound, Vec<Moved>)> {
+    let mut moved = Vec::new();
+    let mut free = |what, wished: SocketAddr| match std::net::TcpListener::bind(wished) {
         Ok(_) => wished,
-        Err(error) => {
-            let other = SocketAddr::new(wished.ip(), 0);
-            println!("{wished} cannot be used for the {what} ({error}): another port is taken.");
-            other
+        Err(why) => {
+            moved.push(Moved { what, wished, why });
+            SocketAddr::new(wished.ip(), 0)
         }
     };
-    crate::bind(Settings {
+    let bound = crate::bind(Settings {
         proxy: proxy::Settings {
-            listeners: vec![proxy::Listener { address: free(options.listen, "proxy") }],
+            listeners: vec![proxy::Listener { address: free("proxy", options.listen) }],
             workers: proxy::cores(),
             drain: proxy::Drain::default(),
         },
-        admin: Some(free(options.admin, "admin listener")),
+        admin: Some(free("admin listener", options.admin)),
         identity: Identity::random(),
-    })
+    })?;
+    Ok((bound, moved))
 }
 
-fn announce(options: &Options, running: &Running) -> io::Result<()> {
+fn announce(options: &Options, running: &Running, moved: &[Moved]) -> io::Result<()> {
     let proxy = running.listeners()[0];
     let admin = running.admin().map(|address| address.to_string()).unwrap_or_default();
     let mut out = io::stdout().lock();
-    writeln!(out, "proxy   http://{proxy}/    try: curl -i http://{proxy}/")?;
-    writeln!(out, "admin   http://{admin}/    try: curl -s http://{admin}/metrics | grep ^splitway_requests_total")?;
+    writeln!(out, "proxy   http://{proxy}/")?;
+    writeln!(out, "admin   http://{admin}/")?;
+    for Moved { what, wished, why } in moved {
+        writeln!(out, "        not {wished} for the {what}: {why}")?;
+    }
+    writeln!(out, "try     curl -i http://{proxy}/")?;
+    writeln!(out, "        curl -s http://{admin}/metrics | grep ^splitway_requests")?;
     writeln!(
         out,
         "load    {} requests/s from {} clients{}; Ctrl-C ends",
@@ -153,7 +173,7 @@ impl Rollout {
             override_: None,
             policy: Policy { version_header: Some(HeaderName::from_static("splitway-version")), ..Policy::default() },
         };
-        let observed = Observed { routing, origin: "demo".to_owned(), notes: Vec::new() };
+        let observed = Observed { routing, origin: "demo".to_owned(), notes: Vec::new(), refusal_stands: false };
         // Nobody listens any more: the demo ends.
         let _ = self.observations.send(Ok(observed)).await;
     }

@@ -36,7 +36,8 @@ pub struct Table {
 
 impl Table {
     pub fn new() -> Self {
-        Self { rewrites: io::stdout().is_terminal(), open: false }
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Self { rewrites: io::stdout().is_terminal() && !dumb, open: false }
     }
 
     /// Whether rows between whole seconds are worth showing.

@@ -1,14 +1,18 @@
 //! Notices that a file has changed: by the kernel's events for its *directory* (so that an atomic rename, and the symlink
 //! swap of a mounted ConfigMap, are seen too), and by a slow look at the file itself for file systems without events.
+//!
+//! All of it on a thread of its own: reading a file can hang (on a network), and then nothing else shall wait for it.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::Declared;
 
@@ -19,104 +23,146 @@ pub struct Loaded {
     pub notes: Vec<String>,
 }
 
-/// Turns a file's text into what it declares, or explains what is wrong with it.
-pub type Parse = Box<dyn Fn(&str) -> Result<Loaded, String> + Send>;
+/// A text, or what it means, or the whole explanation why not.
+pub type Outcome<T> = Result<T, String>;
+
+pub type Read = Box<dyn Fn() -> Outcome<String> + Send>;
+pub type Parse = Box<dyn Fn(&str) -> Outcome<Loaded> + Send>;
+
+/// How a file is read and understood.
+pub struct Reader {
+    pub read: Read,
+    pub parse: Parse,
+}
 
 /// How often the file is looked at without an event.
-const POLL: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(250);
 /// Editors write in several steps: a change is read once nothing has happened for this long.
 const QUIET: Duration = Duration::from_millis(30);
-/// A text that cannot be read may be half written: it is refused only if it stays the same for this long.
+/// Something in the directory may never rest; then the file is read all the same after this long.
+const RESTLESS: Duration = Duration::from_millis(300);
+/// A text that cannot be used may be half written: it is refused only if it stays the same for this long.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
+/// A file that is rewritten without end is refused at last.
+const LOOKS: u32 = 10;
 
+/// A file under watch. Dropping it ends the watch.
 pub struct Watch {
-    path: PathBuf,
-    parse: Parse,
-    /// The text that was accepted or refused last.
-    seen: Result<String, String>,
-    events: mpsc::Receiver<()>,
-    // Dropped with us; it stops the events.
-    _watcher: Option<notify::RecommendedWatcher>,
+    // Dropped first: the thread sees that nobody listens.
+    found: tokio::sync::mpsc::Receiver<Outcome<Loaded>>,
+    again: Arc<AtomicBool>,
+    wake: SyncSender<()>,
 }
 
 impl Watch {
     /// `text` is what the file said when it was first read.
-    pub fn new(path: &Path, text: String, parse: Parse) -> Self {
-        let (event, events) = mpsc::channel(1);
-        let directory = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
+    pub fn start(path: &Path, text: String, reader: Reader) -> io::Result<Self> {
+        // Room for one: whoever finds it full knows that the file is going to be read anyway.
+        let (wake, woken) = mpsc::sync_channel(1);
+        let (tell, found) = tokio::sync::mpsc::channel(1);
+        let again = Arc::<AtomicBool>::default();
+        let look = Look { directory: directory(path), reader, seen: Ok(text), again: again.clone(), woken, tell };
+        let events = wake.clone();
+        thread::Builder::new().name("file".to_owned()).spawn(move || look.run(events))?;
+        Ok(Self { found, again, wake })
+    }
+
+    /// Waits for a text that differs from the last one, or that was asked for. Cancel safe.
+    pub async fn changed(&mut self) -> Outcome<Loaded> {
+        match self.found.recv().await {
+            Some(found) => found,
+            // The thread has panicked and has said so on its way; what was read last stays in force.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Has the file read again now, changed or not: [`Self::changed`] tells the result.
+    pub fn look_again(&self) {
+        self.again.store(true, Ordering::Release);
+        let _ = self.wake.try_send(());
+    }
+}
+
+fn directory(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The thread's side.
+struct Look {
+    directory: PathBuf,
+    reader: Reader,
+    /// The text that was accepted or refused last.
+    seen: Outcome<String>,
+    again: Arc<AtomicBool>,
+    woken: Receiver<()>,
+    tell: tokio::sync::mpsc::Sender<Outcome<Loaded>>,
+}
+
+impl Look {
+    fn run(mut self, wake: SyncSender<()>) {
+        // Dropping the watcher stops the events.
+        let _watcher = self.events(wake);
+        while !self.tell.is_closed() {
+            if self.woken.recv_timeout(POLL).is_ok() {
+                self.wait_for_quiet();
+            }
+            let asked = self.again.swap(false, Ordering::Acquire);
+            let text = (self.reader.read)();
+            if !asked && text == self.seen {
+                continue;
+            }
+            let loaded = self.understand(text);
+            if self.tell.blocking_send(loaded).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn events(&self, wake: SyncSender<()>) -> Option<notify::RecommendedWatcher> {
         let watcher = notify::recommended_watcher(move |seen: notify::Result<Event>| {
             if !seen.is_ok_and(|seen| is_mere_reading(seen.kind)) {
-                // Full: the file is going to be read anyway.
-                let _ = event.try_send(());
+                let _ = wake.try_send(());
             }
         })
         .and_then(|mut watcher| {
-            watcher.watch(&directory, RecursiveMode::NonRecursive)?;
+            watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
             Ok(watcher)
         });
         if let Err(error) = &watcher {
-            tracing::warn!("no events for {}: {error}; it is looked at every {POLL:?}", directory.display());
+            tracing::warn!("no events for {}: {error}; it is looked at every {POLL:?}", self.directory.display());
         }
-        Self { path: path.to_owned(), parse, seen: Ok(text), events, _watcher: watcher.ok() }
+        watcher.ok()
     }
 
-    /// Waits for a text that differs from the last one. Cancel safe.
-    pub async fn changed(&mut self) -> Result<Loaded, String> {
-        loop {
-            let quiet = tokio::select! {
-                event = self.events.recv() => event.is_some(),
-                _ = tokio::time::sleep(POLL) => false,
-            };
-            if quiet {
-                self.wait_for_quiet().await;
+    fn wait_for_quiet(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < RESTLESS && self.woken.recv_timeout(QUIET).is_ok() {}
+    }
+
+    fn understand(&mut self, mut text: Outcome<String>) -> Outcome<Loaded> {
+        let parse = &self.reader.parse;
+        let mut loaded = text.as_deref().map_err(Clone::clone).and_then(parse);
+        for _ in 1..LOOKS {
+            if loaded.is_ok() || text == self.seen {
+                break;
             }
-            if self.text() != self.seen {
-                return self.read_again().await;
+            thread::sleep(SECOND_LOOK);
+            let now = (self.reader.read)();
+            if now == text {
+                break;
             }
+            loaded = now.as_deref().map_err(Clone::clone).and_then(parse);
+            text = now;
         }
-    }
-
-    /// Reads the file now, changed or not.
-    pub async fn read_again(&mut self) -> Result<Loaded, String> {
-        loop {
-            let text = self.text();
-            let loaded = text.clone().and_then(|text| (self.parse)(&text));
-            if loaded.is_err() && text != self.seen {
-                tokio::time::sleep(SECOND_LOOK).await;
-                if self.text() != text {
-                    continue;
-                }
-            }
-            self.seen = text;
-            return loaded;
-        }
-    }
-
-    /// At most ten times `QUIET`, so that a file that never rests is read all the same.
-    async fn wait_for_quiet(&mut self) {
-        let deadline = Instant::now() + 10 * QUIET;
-        while Instant::now() < deadline && tokio::time::timeout(QUIET, self.events.recv()).await.is_ok() {}
-    }
-
-    fn text(&self) -> Result<String, String> {
-        read(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))
+        self.seen = text;
+        loaded
     }
 }
 
 /// Our own reading makes events, too.
 fn is_mere_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
-}
-
-/// A file that is too large to be a configuration (a ConfigMap holds at most 1 MiB) is not read.
-pub fn read(path: &Path) -> io::Result<String> {
-    const MAX_BYTES: u64 = 1 << 20;
-    let length = std::fs::metadata(path)?.len();
-    if length > MAX_BYTES {
-        return Err(io::Error::other(format!("the file has {length} bytes; expected at most {MAX_BYTES}")));
-    }
-    std::fs::read_to_string(path)
 }

@@ -3,7 +3,8 @@
 //!
 //! * this file: what a file (or the flags in its place) declares, and the task that follows it;
 //! * `file`: notices that the file has changed;
-//! * `names`: looks up the names of endpoints, again and again, without ever waiting for a stuck resolver.
+//! * `names`: looks up the names of endpoints, again and again; a stuck resolver delays the first snapshot that needs it,
+//!   by half a second at most, and nothing else.
 
 pub mod file;
 mod names;
@@ -55,24 +56,34 @@ const FIRST_ANSWER: Duration = Duration::from_millis(500);
 /// Follows `declared`, and the file it came from if there is one, until nobody listens any more. `again` (SIGHUP) asks
 /// for a fresh look at everything.
 pub async fn follow(
+    declared: Declared,
+    origin: String,
+    file: Option<Watch>,
+    again: mpsc::Receiver<()>,
+    observations: Sender,
+) {
+    follow_with(Names::default(), declared, origin, file, again, observations).await;
+}
+
+async fn follow_with(
+    mut names: Names,
     mut declared: Declared,
     origin: String,
     mut file: Option<Watch>,
     mut again: mpsc::Receiver<()>,
     observations: Sender,
 ) {
-    let mut names = Names::default();
     let mut notes = Vec::new();
-    let mut look_up = tokio::time::interval(declared.dns_interval);
+    let mut refusal_stands = false;
+    let mut look_up = ticks(declared.dns_interval);
     names.ask(&declared);
     names.first_answers(FIRST_ANSWER).await;
-    look_up.reset();
     loop {
-        let observed = observe(&declared, &origin, &notes, &names);
+        let observed = Observed { refusal_stands, ..observe(&declared, &origin, &notes, &names) };
         if observations.send(Ok(observed)).await.is_err() {
             return;
         }
-        // Until there is something new to tell.
+        // Until there is something new to tell. Every branch is cancel safe: what it waits for happens elsewhere.
         loop {
             let changed = tokio::select! {
                 changed = names.answered() => {
@@ -85,28 +96,28 @@ pub async fn follow(
                     names.ask(&declared);
                     continue;
                 }
-                Some(changed) = next_change(&mut file) => changed,
+                changed = next_change(&mut file) => changed,
                 Some(()) = again.recv() => {
                     names.ask(&declared);
-                    match &mut file {
-                        Some(file) => file.read_again().await,
-                        None => continue,
+                    if let Some(file) = &file {
+                        file.look_again();
                     }
+                    continue;
                 }
                 _ = observations.closed() => return,
             };
             match changed {
                 Ok(loaded) => {
                     if loaded.declared.dns_interval != declared.dns_interval {
-                        look_up = tokio::time::interval(loaded.declared.dns_interval);
+                        look_up = ticks(loaded.declared.dns_interval);
                     }
-                    (declared, notes) = (loaded.declared, loaded.notes);
+                    (declared, notes, refusal_stands) = (loaded.declared, loaded.notes, false);
                     names.ask(&declared);
                     names.first_answers(FIRST_ANSWER).await;
-                    look_up.reset();
                     break;
                 }
                 Err(message) => {
+                    refusal_stands = true;
                     let rejected = Rejected { origin: origin.clone(), message };
                     if observations.send(Err(rejected)).await.is_err() {
                         return;
@@ -117,10 +128,18 @@ pub async fn follow(
     }
 }
 
+/// The first one after a whole interval.
+fn ticks(interval: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    // After a pause of the whole machine one look is enough.
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
 /// Never, without a file.
-async fn next_change(file: &mut Option<Watch>) -> Option<Result<file::Loaded, String>> {
+async fn next_change(file: &mut Option<Watch>) -> file::Outcome<file::Loaded> {
     match file {
-        Some(file) => Some(file.changed().await),
+        Some(file) => file.changed().await,
         None => std::future::pending().await,
     }
 }
@@ -165,5 +184,6 @@ fn observe(declared: &Declared, origin: &str, notes: &[String], names: &Names) -
         },
         origin: origin.to_owned(),
         notes,
+        refusal_stands: false,
     }
 }
