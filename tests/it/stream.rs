@@ -202,6 +202,29 @@ async fn trailers_pass_in_both_directions() {
 }
 
 #[tokio::test]
+async fn a_get_with_chunks_keeps_its_body() {
+    let app = App::start("stable").await;
+    let proxy = before(app.address).await;
+    let mut wire = Wire::connect(proxy.address).await;
+    wire.send("GET /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n").await;
+    wire.send("GET /status/404 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answers = wire.until("HTTP/1.1 404").await;
+    assert!(answers.contains("transfer-encoding: chunked\n") && answers.contains("\n\nhiHTTP/1.1"), "{answers}");
+}
+
+#[tokio::test]
+async fn a_length_of_0_is_passed_on() {
+    let app = App::start("stable").await;
+    let proxy = before(app.address).await;
+    let mut client = proxy.client().await;
+    // Some applications refuse a POST without a length (411).
+    let echo = client.send(Request::post("/echo").header("content-length", "0")).await.text();
+    assert_eq!(echo.matches("content-length: 0\n").count(), 1, "{echo}");
+    let echo = client.get("/echo").await.text();
+    assert!(!echo.contains("content-length"), "{echo}");
+}
+
+#[tokio::test]
 async fn answers_that_have_no_body_have_none_whatever_their_length_says() {
     for (method, head, expected_length) in [
         ("HEAD", "200 OK\r\ncontent-length: 1000", Some("1000")),
