@@ -206,7 +206,8 @@ impl Body for AnswerBody {
             Source::Upstream(exchange) => match exchange.poll_frame(cx) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Some(Ok(frame))) => {
-                    if exchange.is_end_stream() {
+                    // Trailers are the last frame, and hyper asks for none after them.
+                    if frame.is_trailers() || exchange.is_end_stream() {
                         self.end();
                     }
                     Poll::Ready(Some(Ok(frame)))

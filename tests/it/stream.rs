@@ -202,6 +202,24 @@ async fn trailers_pass_in_both_directions() {
 }
 
 #[tokio::test]
+async fn an_answer_with_trailers_is_whole_and_its_connection_is_used_again() {
+    let app = Scripted::start(|_, _| {
+        Then::Answer("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 2\r\n\r\n".to_owned())
+    })
+    .await;
+    let proxy = before(app.address).await;
+    let mut client = proxy.client().await;
+    for _ in 0..2 {
+        assert_eq!(client.get("/").await.text(), "ok");
+    }
+    let opened = "splitway_upstream_connections_opened_total{version=\"stable\",role=\"stable\"}";
+    assert_eq!(proxy.metric(opened).await, 1.0);
+    let good = "splitway_requests_total{version=\"stable\",role=\"stable\",method=\"GET\",code=\"200\",\
+                reason=\"weighted\",route=\"\",failure=\"\"}";
+    assert_eq!(proxy.metric(good).await, 2.0);
+}
+
+#[tokio::test]
 async fn a_get_with_chunks_keeps_its_body() {
     let app = App::start("stable").await;
     let proxy = before(app.address).await;
