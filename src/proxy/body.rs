@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
 
@@ -17,6 +18,8 @@ use super::connection::State;
 use super::upstream::Exchange;
 use super::worker::{Target, Worker};
 use crate::metrics::Labels;
+use crate::metrics::cells::Method;
+use crate::route::Reason;
 
 /// A body that ended before its time. The word is the failure's.
 #[derive(Debug)]
@@ -100,27 +103,44 @@ fn blame(error: &hyper::Error) -> Failure {
     }
 }
 
-/// Counts one request when it ends, however it ends.
+/// What is known of one request so far; counts it when it ends, however it ends.
 pub struct Account {
     worker: Rc<Worker>,
     state: Rc<State>,
-    target: Option<Rc<Target>>,
-    labels: Labels,
-    counted: bool,
+    method: Method,
+    /// The version that answered, or that failed last; `None`: the request was refused before one was chosen.
+    pub target: Option<Rc<Target>>,
+    pub reason: Reason,
+    pub route: u16,
+    pub counted: bool,
+    code: u16,
+    failure: Option<Failure>,
     started: Instant,
 }
 
+/// The code that is counted when the client left before there was an answer; no client ever sees it.
+const NOT_ANSWERED: u16 = 499;
+
 impl Account {
-    /// `target` is the version that answered; `None`: the request was refused before one was chosen.
-    pub fn new(
-        worker: Rc<Worker>,
-        state: Rc<State>,
-        target: Option<Rc<Target>>,
-        labels: Labels,
-        counted: bool,
-        started: Instant,
-    ) -> Self {
-        Self { worker, state, target, labels, counted, started }
+    pub fn new(worker: Rc<Worker>, state: Rc<State>, method: Method) -> Self {
+        Self {
+            worker,
+            state,
+            method,
+            target: None,
+            reason: Reason::Weighted,
+            route: 0,
+            counted: true,
+            code: NOT_ANSWERED,
+            failure: Some(Failure::ClientGone),
+            started: Instant::now(),
+        }
+    }
+
+    /// There is an answer: a version's, or our own about a failure.
+    pub fn answered(&mut self, status: StatusCode, failure: Option<Failure>) {
+        self.code = status.as_u16();
+        self.failure = failure;
     }
 }
 
@@ -128,15 +148,16 @@ impl Drop for Account {
     fn drop(&mut self) {
         self.state.answer_ends(self.worker.now());
         let Some(target) = &self.target else {
-            if let Some(failure) = self.labels.failure {
+            if let Some(failure) = self.failure {
                 self.worker.cells.refused[failure as usize].add(1);
             }
             return;
         };
         let cells = &target.cells;
         if self.counted {
+            let Self { method, code, reason, failure, route, .. } = *self;
             let ns = self.started.elapsed().as_nanos() as u64;
-            cells.requests.count(self.labels);
+            cells.requests.count(Labels { method, code, reason, failure, route });
             cells.duration.record(ns);
             cells.quantiles.record(ns);
         } else {
@@ -182,7 +203,7 @@ impl AnswerBody {
 
     fn cut(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.source = Source::Done;
-        self.account.labels.failure = Some(failure);
+        self.account.failure = Some(failure);
         if let Some(target) = &self.account.target {
             target.cells.failures[failure as usize].add(1);
         }
@@ -242,7 +263,7 @@ impl Drop for AnswerBody {
     fn drop(&mut self) {
         // Dropped before its end: the client went away.
         if matches!(self.source, Source::Upstream(_)) {
-            self.account.labels.failure = Some(Failure::ClientGone);
+            self.account.failure = Some(Failure::ClientGone);
         }
     }
 }
