@@ -108,22 +108,37 @@ struct Idle {
 /// One connection: hyper's handle, its engine, and whether a byte of an answer has come.
 struct Wire {
     sender: http1::SendRequest<RequestBody>,
-    engine: http1::Connection<TokioIo<UpstreamSocket>, RequestBody>,
+    engine: Engine,
     answered: Rc<Cell<bool>>,
-    target: Rc<Target>,
 }
 
 impl Wire {
     /// Lets the engine see what happened since it was last polled.
     fn is_alive(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.engine).poll(&mut context).is_pending() && !self.sender.is_closed()
+        self.engine.poll(&mut context).is_pending() && !self.sender.is_closed()
     }
 }
 
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.target.cells.connections.add(-1);
+/// What moves a connection's bytes.
+enum Engine {
+    /// Polled by whoever uses the connection.
+    Here(http1::Connection<TokioIo<UpstreamSocket>, RequestBody>),
+    /// The connection is closed.
+    Ended,
+}
+
+impl Engine {
+    /// Ready: the connection is closed. hyper's part is dropped then, which gives a request back that it has not begun
+    /// to send; otherwise its sender would wait for ever.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Engine::Here(connection) = self else { return Poll::Ready(()) };
+        // How it ended, hyper tells the request.
+        let ended = Pin::new(connection).poll(cx).map(drop);
+        if ended.is_ready() {
+            *self = Engine::Ended;
+        }
+        ended
     }
 }
 
@@ -171,13 +186,13 @@ impl Endpoint {
                 // When this is polled for the second time, the answer is probably there. Then nobody waits for the
                 // engine, and a waker left with it would only have this connection polled once more, for nothing.
                 if sent {
-                    let _ = Pin::new(&mut *engine).poll(&mut noop);
+                    let _ = engine.poll(&mut noop);
                     if let Poll::Ready(answer) = answer.as_mut().poll(&mut noop) {
                         return Poll::Ready(answer.map_err(unanswered));
                     }
                 }
                 sent = true;
-                let _ = Pin::new(&mut *engine).poll(cx);
+                let _ = engine.poll(cx);
                 answer.as_mut().poll(&mut noop).map_err(unanswered)
             })
             .await
@@ -250,15 +265,13 @@ async fn connect(
     // Without it a small request could wait for the acknowledgement of the one before. It fails on dead sockets only.
     let _ = stream.set_nodelay(true);
     let answered = Rc::new(Cell::new(false));
-    let socket = UpstreamSocket { stream, answered: answered.clone() };
+    let socket = UpstreamSocket::new(stream, answered.clone(), target.clone());
     let (sender, engine) = http1::Builder::new()
         .max_buf_size(policy.limits.header_bytes.max(READ_AT_ONCE))
         .handshake(TokioIo::new(socket))
         .await
         .map_err(|_| Failure::ConnectRefused)?;
-    target.cells.connections.add(1);
-    target.cells.connections_opened.add(1);
-    Ok(Box::new(Wire { sender, engine, answered, target: target.clone() }))
+    Ok(Box::new(Wire { sender, engine: Engine::Here(engine), answered }))
 }
 
 /// One request in flight on an endpoint.
@@ -299,11 +312,11 @@ impl Exchange {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
             return Poll::Ready(frame);
         }
-        let _ = Pin::new(&mut self.wire.engine).poll(&mut noop);
+        let _ = self.wire.engine.poll(&mut noop);
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
             return Poll::Ready(frame);
         }
-        let _ = Pin::new(&mut self.wire.engine).poll(cx);
+        let _ = self.wire.engine.poll(cx);
         Pin::new(&mut self.incoming).poll_frame(cx)
     }
 
@@ -326,10 +339,25 @@ impl Exchange {
     }
 }
 
-/// The socket to an endpoint, which notes that a byte has come.
+/// The socket to an endpoint, which notes that a byte has come, and is counted while it is open.
 struct UpstreamSocket {
     stream: TcpStream,
     answered: Rc<Cell<bool>>,
+    target: Rc<Target>,
+}
+
+impl UpstreamSocket {
+    fn new(stream: TcpStream, answered: Rc<Cell<bool>>, target: Rc<Target>) -> Self {
+        target.cells.connections.add(1);
+        target.cells.connections_opened.add(1);
+        Self { stream, answered, target }
+    }
+}
+
+impl Drop for UpstreamSocket {
+    fn drop(&mut self) {
+        self.target.cells.connections.add(-1);
+    }
 }
 
 impl AsyncRead for UpstreamSocket {
@@ -362,5 +390,56 @@ impl AsyncWrite for UpstreamSocket {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::route::Role;
+
+    fn get() -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::empty());
+        request.headers_mut().insert("host", HeaderValue::from_static("a"));
+        request
+    }
+
+    /// hyper reads before it takes a request over; if it reads the end of the connection then, the request comes back.
+    /// Here the end stays unseen until then because the task has used up what it may do at once.
+    #[tokio::test]
+    async fn a_request_that_meets_the_end_of_an_idle_connection_comes_back_unsent() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let endpoint = Rc::new(Endpoint::new(listener.local_addr().unwrap()));
+        let target = Rc::new(Target {
+            role: Role::Stable,
+            version_value: HeaderValue::from_static("a"),
+            baggage_value: HeaderValue::from_static("a"),
+            upstream: Rc::default(),
+            cells: Default::default(),
+        });
+        let (policy, state) = (Policy::default(), State::new(endpoint.address, endpoint.address, Tick(0)));
+        let application = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (first, stream) = tokio::join!(endpoint.send(get(), &target, &policy, &state), application);
+        first.map_err(|failed| failed.failure).unwrap().into_body().give_back(Tick(0));
+        drop(stream);
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        let second = endpoint.send(get(), &target, &policy, &state);
+        let second = tokio::time::timeout(Duration::from_secs(20), second).await.expect("nobody waits for ever");
+        let failed = second.err().expect("the connection is closed");
+        assert_eq!(failed.failure, Failure::UpstreamClosed);
+        assert!(failed.request.is_some());
+        assert_eq!(target.cells.connections.get(), 0);
+        assert_eq!(target.cells.in_flight.get(), 0);
     }
 }
