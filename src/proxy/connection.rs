@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::body::AnswerBody;
+use super::body::{AnswerBody, Upload};
 use super::worker::Worker;
 use super::{Failure, request, socket};
 use crate::route::policy::Timeouts;
@@ -55,6 +55,8 @@ enum Phase {
     Waiting,
     /// The answer's head has been passed on.
     Answering,
+    /// The answer has ended, the request's body has not.
+    Tail,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,8 @@ pub struct State {
     request_since: Cell<Tick>,
     /// Whether a request has ever come.
     served: Cell<bool>,
+    /// The body of the request, if it has one.
+    upload: RefCell<Option<Rc<Upload>>>,
     expired: Cell<Option<Failure>>,
     verdict: Cell<Option<Verdict>>,
     waker: RefCell<Option<Waker>>,
@@ -103,6 +107,7 @@ impl State {
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
             request_since: Cell::new(now),
+            upload: RefCell::new(None),
             expired: Cell::new(None),
             verdict: Cell::new(None),
             served: Cell::new(false),
@@ -116,7 +121,8 @@ impl State {
         self.since.set(now);
     }
 
-    pub fn request_begins(&self, now: Tick) {
+    pub fn request_begins(&self, now: Tick, upload: Option<Rc<Upload>>) {
+        *self.upload.borrow_mut() = upload;
         self.served.set(true);
         self.expired.set(None);
         self.request_since.set(now);
@@ -128,7 +134,22 @@ impl State {
     }
 
     pub fn answer_ends(&self, now: Tick) {
-        self.enter(Phase::Idle, now);
+        self.enter(if self.is_uploading() { Phase::Tail } else { Phase::Idle }, now);
+    }
+
+    fn is_uploading(&self) -> bool {
+        self.upload.borrow().as_ref().is_some_and(|upload| upload.is_open())
+    }
+
+    /// Bytes have come from the client.
+    fn bytes_come(&self, now: Tick) {
+        match self.phase.get() {
+            Phase::Idle => self.enter(Phase::Head, now),
+            Phase::Tail if !self.is_uploading() => self.enter(Phase::Head, now),
+            // A body that still arrives keeps the application from answering.
+            Phase::Waiting | Phase::Tail => self.since.set(now),
+            Phase::Head | Phase::Answering => {}
+        }
     }
 
     /// What the request in this connection has failed with, if its time is over.
@@ -143,7 +164,12 @@ impl State {
         match self.phase.get() {
             Phase::Idle if waited(if draining { DRAINING_IDLE } else { timeouts.idle }) => self.judge(Verdict::Finish),
             Phase::Head if waited(timeouts.head) => self.judge(Verdict::HeadTimeout),
-            Phase::Waiting if waited(timeouts.first_byte) => self.expire(Failure::FirstByteTimeout),
+            Phase::Waiting if waited(timeouts.first_byte) => {
+                let awaited = self.upload.borrow().as_ref().is_some_and(|upload| upload.is_awaited());
+                self.expire(if awaited { Failure::BodyTimeout } else { Failure::FirstByteTimeout })
+            }
+            Phase::Tail if !self.is_uploading() => self.enter(Phase::Idle, now),
+            Phase::Tail if waited(timeouts.idle) => self.judge(Verdict::Abort),
             Phase::Waiting | Phase::Answering
                 if timeouts.request.is_some_and(|bound| now.has_passed(self.request_since.get(), bound)) =>
             {
@@ -196,8 +222,8 @@ impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before && self.state.phase.get() == Phase::Idle {
-            self.state.enter(Phase::Head, self.worker.now());
+        if buf.filled().len() > before {
+            self.state.bytes_come(self.worker.now());
         }
         read
     }

@@ -2,7 +2,8 @@
 //!
 //! A connection to an endpoint has no task of its own: whoever uses it polls it. While a request waits for its answer
 //! the request does, while the answer's body is passed on the body does, and an idle connection is looked at by the
-//! worker's tick and once more when it is taken. This saves two hand-overs between tasks per request.
+//! worker's tick and once more when it is taken. This saves two hand-overs between tasks per request. The exception is an
+//! answer that begins before the request's body has ended: then the two go their ways independently, in two tasks.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -20,6 +21,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 use super::body::RequestBody;
 use super::connection::{State, Tick};
@@ -120,10 +122,21 @@ impl Wire {
     }
 }
 
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Engine::Apart(task) = &self.engine {
+            task.abort();
+        }
+    }
+}
+
 /// What moves a connection's bytes.
 enum Engine {
     /// Polled by whoever uses the connection.
     Here(http1::Connection<TokioIo<UpstreamSocket>, RequestBody>),
+    /// In a task of its own, because the answer has begun before the request's body ended: the body goes on whether or not
+    /// anybody reads the answer, and after it. Such a connection serves no further request.
+    Apart(JoinHandle<()>),
     /// The connection is closed.
     Ended,
 }
@@ -132,13 +145,23 @@ impl Engine {
     /// Ready: the connection is closed. hyper's part is dropped then, which gives a request back that it has not begun
     /// to send; otherwise its sender would wait for ever.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Engine::Here(connection) = self else { return Poll::Ready(()) };
+        let connection = match self {
+            Engine::Here(connection) => connection,
+            Engine::Apart(_) => return Poll::Pending,
+            Engine::Ended => return Poll::Ready(()),
+        };
         // How it ended, hyper tells the request.
         let ended = Pin::new(connection).poll(cx).map(drop);
         if ended.is_ready() {
             *self = Engine::Ended;
         }
         ended
+    }
+
+    fn set_apart(&mut self) {
+        if let Engine::Here(connection) = std::mem::replace(self, Engine::Ended) {
+            *self = Engine::Apart(tokio::task::spawn_local(async move { drop(connection.await) }));
+        }
     }
 }
 
@@ -170,6 +193,7 @@ impl Endpoint {
             },
         };
         wire.answered.set(false);
+        let upload = request.body().upload().cloned();
         let answer = {
             // `unconstrained`: this future is polled with a waker that does nothing, because only the engine below can
             // make it ready; it must therefore never be told to come back later.
@@ -199,8 +223,11 @@ impl Endpoint {
         };
         match answer {
             Ok(answer) => {
-                let policy_keeps = policy.limits.upstream_idle_connections;
-                Ok(answer.map(|incoming| Exchange { incoming, wire, flight, keep: policy_keeps }))
+                if upload.as_ref().is_some_and(|upload| upload.is_open()) {
+                    wire.engine.set_apart();
+                }
+                let (keep, has_upload) = (policy.limits.upstream_idle_connections, upload.is_some());
+                Ok(answer.map(|incoming| Exchange { incoming, wire, flight, keep, has_upload }))
             }
             Err(mut failed) => {
                 // hyper calls a reset and a half answer by the same name; the socket knows whether a byte had come.
@@ -302,6 +329,7 @@ pub struct Exchange {
     flight: Flight,
     /// How many idle connections the endpoint may keep.
     keep: usize,
+    has_upload: bool,
 }
 
 impl Exchange {
@@ -328,13 +356,23 @@ impl Exchange {
         self.incoming.size_hint()
     }
 
-    /// After the last frame: keeps the connection for the next request. If the request's body is not through yet, the
-    /// connection is found not ready when it is taken, and dropped.
-    pub fn give_back(self, now: Tick) {
-        let endpoint = &self.flight.endpoint;
-        let mut idle = endpoint.idle.borrow_mut();
-        if !endpoint.gone.get() && idle.len() < self.keep {
-            idle.push(Idle { wire: self.wire, since: now });
+    /// After the last frame: keeps the connection for the next request, unless the body of this one is not through yet.
+    /// Then it is left to itself, and ends when the body has ended.
+    pub fn give_back(mut self, now: Tick) {
+        if self.has_upload && self.wire.is_alive() && !self.wire.sender.is_ready() {
+            self.wire.engine.set_apart();
+        }
+        match self.wire.engine {
+            Engine::Here(_) => {
+                let endpoint = &self.flight.endpoint;
+                let mut idle = endpoint.idle.borrow_mut();
+                if !endpoint.gone.get() && idle.len() < self.keep {
+                    idle.push(Idle { wire: self.wire, since: now });
+                }
+            }
+            // A task whose handle is gone goes on.
+            Engine::Apart(_) => self.wire.engine = Engine::Ended,
+            Engine::Ended => {}
         }
     }
 }

@@ -351,6 +351,31 @@ async fn an_answer_that_does_not_begin_in_time_is_answered_504() {
 }
 
 #[tokio::test]
+async fn a_slow_upload_is_not_the_applications_delay() {
+    let scene = Scene::with(|policy| policy.timeouts.first_byte = Duration::from_millis(500)).await;
+    let mut wire = Wire::connect(scene.proxy.address).await;
+    wire.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n").await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        wire.send("x").await;
+    }
+    let answer = wire.until("xxxxx").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upload_that_stops_is_answered_408_and_is_not_the_applications_failure() {
+    let scene = Scene::with(|policy| policy.timeouts.first_byte = Duration::from_millis(200)).await;
+    let mut wire = Wire::connect(scene.proxy.address).await;
+    wire.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nhalf").await;
+    let answer = wire.end().await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("x-splitway-reason: body_timeout\r\n"), "{answer}");
+    let failure = "splitway_upstream_failures_total{version=\"stable\",role=\"stable\",failure=\"first_byte_timeout\"}";
+    assert_eq!(scene.proxy.metric(failure).await, 0.0);
+}
+
+#[tokio::test]
 async fn a_request_that_does_not_end_in_time_is_answered_504_or_cut() {
     let scene = Scene::with(|policy| policy.timeouts.request = Some(Duration::from_millis(200))).await;
     let answer = scene.proxy.client().await.get("/held").await;

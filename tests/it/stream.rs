@@ -242,6 +242,56 @@ async fn a_length_of_0_is_passed_on() {
     assert!(!echo.contains("content-length"), "{echo}");
 }
 
+/// An application that answers before it has read anything, and tells when it has read everything.
+async fn early(
+    answer: impl AsRef<[u8]> + Send + 'static,
+    upload: u64,
+) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    let (address, listener) = accept().await;
+    let application = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        head(&mut stream).await;
+        let (mut reader, mut writer) = stream.split();
+        let (written, ()) = tokio::join!(writer.write_all(answer.as_ref()), drink(&mut reader, upload));
+        written.unwrap();
+    });
+    (address, application)
+}
+
+#[tokio::test]
+async fn an_upload_that_outlasts_its_answer_arrives_whole() {
+    const UPLOAD: usize = 64 << 20;
+    let (address, application) = early("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly", UPLOAD as u64).await;
+    let mut routing = routing(&[("stable", Role::Stable, 1, &[address])]);
+    routing.policy.timeouts.head = Duration::from_millis(200);
+    let proxy = Proxy::start_with(routing, |settings| settings.proxy.workers = 1).await;
+    let mut wire = Wire::connect(proxy.address).await;
+    wire.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {UPLOAD}\r\n\r\n")).await;
+    wire.until("early").await;
+    wire.send(vec![b'x'; UPLOAD]).await;
+    soon("the whole upload", application).await.unwrap();
+    // What comes next is a request like any other.
+    wire.send("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(wire.until("method_refused").await.starts_with("HTTP/1.1 405 "));
+    let connections = "splitway_upstream_connections{version=\"stable\",role=\"stable\"}";
+    crate::support::eventually("no connection left", async || proxy.metric(connections).await == 0.0).await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_its_answer_is_not_read() {
+    const EACH: usize = 64 << 20;
+    let answer = [format!("HTTP/1.1 200 OK\r\ncontent-length: {EACH}\r\n\r\n").as_bytes(), &vec![b'x'; EACH]].concat();
+    let (address, application) = early(answer, EACH as u64).await;
+    let proxy = before(address).await;
+    let mut wire = Wire::connect(proxy.address).await;
+    wire.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {EACH}\r\n\r\n")).await;
+    wire.send(vec![b'x'; EACH]).await;
+    let mut stream = wire.into_stream();
+    head(&mut stream).await;
+    drink(&mut stream, EACH as u64).await;
+    soon("the application", application).await.unwrap();
+}
+
 #[tokio::test]
 async fn answers_that_have_no_body_have_none_whatever_their_length_says() {
     for (method, head, expected_length) in [
