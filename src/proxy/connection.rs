@@ -83,6 +83,8 @@ pub struct State {
     /// The body of the request, if it has one.
     upload: RefCell<Option<Rc<Upload>>>,
     expired: Cell<Option<Failure>>,
+    /// Since when the client takes no more bytes, while there are some for it.
+    blocked: Cell<Option<Tick>>,
     verdict: Cell<Option<Verdict>>,
     waker: RefCell<Option<Waker>>,
     /// Headers that are the same for every request of this connection.
@@ -109,6 +111,7 @@ impl State {
             request_since: Cell::new(now),
             upload: RefCell::new(None),
             expired: Cell::new(None),
+            blocked: Cell::new(None),
             verdict: Cell::new(None),
             served: Cell::new(false),
             waker: RefCell::new(None),
@@ -161,6 +164,9 @@ impl State {
     /// Called once per tick. While the worker drains, a connection without a request is not waited for.
     pub fn look(&self, now: Tick, timeouts: &Timeouts, draining: bool) {
         let waited = |bound| now.has_passed(self.since.get(), bound);
+        if self.blocked.get().is_some_and(|since| now.has_passed(since, timeouts.idle)) {
+            return self.judge(Verdict::Abort);
+        }
         match self.phase.get() {
             Phase::Idle if waited(if draining { DRAINING_IDLE } else { timeouts.idle }) => self.judge(Verdict::Finish),
             Phase::Head if waited(timeouts.head) => self.judge(Verdict::HeadTimeout),
@@ -218,6 +224,18 @@ pub struct Socket {
     worker: Rc<Worker>,
 }
 
+impl Socket {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let blocked = &self.state.blocked;
+        if written.is_ready() {
+            blocked.set(None);
+        } else if blocked.get().is_none() {
+            blocked.set(Some(self.worker.now()));
+        }
+        written
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
@@ -231,14 +249,16 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(written)
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        socket::poll_send(&mut self.stream, cx, bufs)
+        let written = socket::poll_send(&mut self.stream, cx, bufs);
+        self.note(written)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
@@ -284,10 +304,12 @@ where
         Self { http: Some(http), state, worker }
     }
 
-    /// A head that took too long can still be answered: nothing was ever written for it.
+    /// A head that took too long can still be answered, unless the client has not taken the answer before it.
     fn answer_head_timeout(&mut self) {
         self.worker.cells.refused[Failure::HeadTimeout as usize].add(1);
-        if let Some(http) = self.http.take() {
+        if let Some(http) = self.http.take()
+            && self.state.blocked.get().is_none()
+        {
             let stream = http.into_parts().io.into_inner().stream;
             // One try: a peer that reads nothing is not waited for.
             let _ = stream.try_write(&last_words(Failure::HeadTimeout));

@@ -31,8 +31,8 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// From the request's head to the last byte of its answer. Then 504, or a cut answer. `None`: no bound.
     pub request: Option<Duration>,
-    /// A client's connection without a request, or between two pieces of a body that goes on after its answer. Then it is
-    /// closed.
+    /// A client's connection without a request, or between two pieces of a body that goes on after its answer, or one that
+    /// takes no more of its answer. Then it is closed.
     pub idle: Duration,
     /// A connection to an endpoint without a request. Then it is closed.
     pub upstream_idle: Duration,

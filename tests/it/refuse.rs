@@ -376,6 +376,16 @@ async fn an_upload_that_stops_is_answered_408_and_is_not_the_applications_failur
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_is_not_waited_for_without_end() {
+    let scene = Scene::with(|policy| policy.timeouts.idle = Duration::from_millis(300)).await;
+    let mut wire = Wire::connect(scene.proxy.address).await;
+    wire.send("GET /bytes/100000000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    wire.until("HTTP/1.1 200").await;
+    eventually("the connection cut", async || scene.proxy.metric("splitway_downstream_connections").await == 0.0).await;
+    assert!(wire.end().await.len() < 100_000_000);
+}
+
+#[tokio::test]
 async fn a_request_that_does_not_end_in_time_is_answered_504_or_cut() {
     let scene = Scene::with(|policy| policy.timeouts.request = Some(Duration::from_millis(200))).await;
     let answer = scene.proxy.client().await.get("/held").await;
