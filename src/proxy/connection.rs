@@ -339,40 +339,44 @@ where
 {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match self.state.verdict.take() {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        match this.state.verdict.take() {
             None => {}
             Some(Verdict::Abort) => return Poll::Ready(()),
             Some(Verdict::HeadTimeout) => {
-                self.answer_head_timeout();
+                this.answer_head_timeout();
                 return Poll::Ready(());
             }
             Some(Verdict::Finish) => {
-                if let Some(http) = &mut self.http {
+                if let Some(http) = &mut this.http {
                     // First take what has arrived: a request that is here already shall not be lost.
                     if Pin::new(&mut *http).poll(cx).is_ready() {
                         return Poll::Ready(());
                     }
-                    Pin::new(http).graceful_shutdown();
+                    // Nor one of which a part is here; its answer will tell the client to leave.
+                    if this.state.phase.get() != Phase::Head {
+                        Pin::new(http).graceful_shutdown();
+                    }
                 }
             }
         }
         {
-            let mut waker = self.state.waker.borrow_mut();
+            let mut waker = this.state.waker.borrow_mut();
             if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());
             }
         }
-        let Some(http) = &mut self.http else { return Poll::Ready(()) };
+        let Some(http) = &mut this.http else { return Poll::Ready(()) };
         match Pin::new(http).poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => Poll::Ready(()),
             Poll::Ready(Err(error)) => {
                 // hyper has answered 400, 414 or 431 by itself; only the count is left to us.
                 if error.is_parse_too_large() {
-                    self.worker.cells.refused[Failure::HeadTooLarge as usize].add(1);
+                    this.worker.cells.refused[Failure::HeadTooLarge as usize].add(1);
                 } else if error.is_parse() {
-                    self.worker.cells.refused[Failure::BadRequest as usize].add(1);
+                    this.worker.cells.refused[Failure::BadRequest as usize].add(1);
                 }
                 Poll::Ready(())
             }

@@ -21,7 +21,7 @@ use super::upstream::Upstream;
 use super::{Failure, Settings};
 use crate::metrics::{Metrics, ProxyCells, VersionCells};
 use crate::route::live::{Live, View};
-use crate::route::policy::{Limits, Policy};
+use crate::route::policy::{Limits, Policy, Timeouts};
 use crate::route::{Role, Snapshot, VersionHash};
 
 /// How far the proxy has come with leaving.
@@ -333,12 +333,12 @@ impl Worker {
     /// The slow clock: a tenth of a second has passed.
     fn look(&self) {
         self.tick.set(Tick(self.tick.get().0 + 1));
-        let Some(live) = self.live() else { return };
-        let timeouts = &live.snapshot.policy().timeouts;
+        let live = self.live();
+        let timeouts = live.as_ref().map_or_else(Timeouts::default, |live| live.snapshot.policy().timeouts.clone());
         for connection in self.connections.borrow().values() {
-            connection.look(self.now(), timeouts, self.stage() >= Stage::Draining);
+            connection.look(self.now(), &timeouts, self.stage() >= Stage::Draining);
         }
-        for target in &live.targets {
+        for target in live.iter().flat_map(|live| &live.targets) {
             target.upstream.look(self.now(), timeouts.upstream_idle);
         }
     }

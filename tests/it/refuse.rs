@@ -429,3 +429,22 @@ async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
     let answer = Client::connect(running.listeners()[0]).await.get("/").await;
     assert_eq!((answer.status, answer.reason()), (503, "not_ready"));
 }
+
+#[tokio::test]
+async fn time_passes_before_the_first_snapshot_too() {
+    let settings = Settings {
+        proxy: proxy::Settings {
+            listeners: vec![proxy::Listener { address: ([127, 0, 0, 1], 0).into() }],
+            workers: 1,
+            drain: proxy::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
+        },
+        admin: None,
+        identity: Identity::random(),
+    };
+    let (_observations, receiver) = control::channel();
+    let running = splitway::bind(settings).unwrap().start(receiver).unwrap();
+    let silent = Wire::connect(running.listeners()[0]).await;
+    let cut = crate::support::soon("the drain", running.drain()).await;
+    assert_eq!(cut, 0, "an idle connection is not waited for");
+    assert_eq!(silent.end().await, "");
+}
