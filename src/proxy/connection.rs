@@ -31,6 +31,9 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// How long a connection without a request may stay while the worker drains.
 const DRAINING_IDLE: Duration = Duration::from_secs(1);
 
+/// How long a client may go on with a request that was refused, after the connection's end was announced to it.
+const LINGERING: Duration = Duration::from_secs(2);
+
 /// A moment, in ticks since the worker started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(pub u32);
@@ -57,6 +60,8 @@ enum Phase {
     Answering,
     /// The answer has ended, the request's body has not.
     Tail,
+    /// The connection's end is announced; what still comes is thrown away.
+    Lingering,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +156,7 @@ impl State {
             Phase::Tail if !self.is_uploading() => self.enter(Phase::Head, now),
             // A body that still arrives keeps the application from answering.
             Phase::Waiting | Phase::Tail => self.since.set(now),
-            Phase::Head | Phase::Answering => {}
+            Phase::Head | Phase::Answering | Phase::Lingering => {}
         }
     }
 
@@ -176,6 +181,7 @@ impl State {
             }
             Phase::Tail if !self.is_uploading() => self.enter(Phase::Idle, now),
             Phase::Tail if waited(timeouts.idle) => self.judge(Verdict::Abort),
+            Phase::Lingering if waited(LINGERING) => self.judge(Verdict::Abort),
             Phase::Waiting | Phase::Answering
                 if timeouts.request.is_some_and(|bound| now.has_passed(self.request_since.get(), bound)) =>
             {
@@ -283,6 +289,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, state: Rc<State>) {
 /// hyper's connection, and what may end it from outside.
 struct Connection<S: HttpService<Incoming>> {
     http: Option<http1::Connection<TokioIo<Socket>, S>>,
+    /// What is left when `http` has ended before the client has.
+    rest: Option<TcpStream>,
     state: Rc<State>,
     worker: Rc<Worker>,
 }
@@ -301,7 +309,42 @@ where
             // The tick keeps the head's deadline; hyper's own would be a timer per request.
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(socket), service);
-        Self { http: Some(http), state, worker }
+        Self { http: Some(http), rest: None, state, worker }
+    }
+
+    /// hyper is through with the connection.
+    fn end(&mut self, outcome: hyper::Result<()>, cx: &mut Context<'_>) -> Poll<()> {
+        let refused = match &outcome {
+            // hyper has answered 400, 414 or 431 by itself; only the count is left to us.
+            Err(error) if error.is_parse_too_large() => Some(Failure::HeadTooLarge),
+            Err(error) if error.is_parse() => Some(Failure::BadRequest),
+            _ => None,
+        };
+        if let Some(failure) = refused {
+            self.worker.cells.refused[failure as usize].add(1);
+        }
+        let Some(http) = self.http.take() else { return Poll::Ready(()) };
+        let unread = self.state.upload.borrow().as_ref().is_some_and(|upload| !upload.is_whole());
+        if refused.is_some() || (outcome.is_ok() && unread) {
+            self.state.enter(Phase::Lingering, self.worker.now());
+            self.rest = Some(http.into_parts().io.into_inner().stream);
+        }
+        self.linger(cx)
+    }
+
+    /// A client that is still sending would be sent a reset if the socket were closed now, and could lose the answer
+    /// with it (RFC 9112 section 9.6). So what it sends is read, for a while.
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &mut self.rest else { return Poll::Ready(()) };
+        let mut waste = [0; 16 * 1024];
+        loop {
+            let mut buf = ReadBuf::new(&mut waste);
+            match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
     }
 
     /// A head that took too long can still be answered, unless the client has not taken the answer before it.
@@ -341,6 +384,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        {
+            let mut waker = this.state.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
         match this.state.verdict.take() {
             None => {}
             Some(Verdict::Abort) => return Poll::Ready(()),
@@ -351,8 +400,8 @@ where
             Some(Verdict::Finish) => {
                 if let Some(http) = &mut this.http {
                     // First take what has arrived: a request that is here already shall not be lost.
-                    if Pin::new(&mut *http).poll(cx).is_ready() {
-                        return Poll::Ready(());
+                    if let Poll::Ready(outcome) = Pin::new(&mut *http).poll(cx) {
+                        return this.end(outcome, cx);
                     }
                     // Nor one of which a part is here; its answer will tell the client to leave.
                     if this.state.phase.get() != Phase::Head {
@@ -361,25 +410,10 @@ where
                 }
             }
         }
-        {
-            let mut waker = this.state.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
-        }
-        let Some(http) = &mut this.http else { return Poll::Ready(()) };
+        let Some(http) = &mut this.http else { return this.linger(cx) };
         match Pin::new(http).poll(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) => Poll::Ready(()),
-            Poll::Ready(Err(error)) => {
-                // hyper has answered 400, 414 or 431 by itself; only the count is left to us.
-                if error.is_parse_too_large() {
-                    this.worker.cells.refused[Failure::HeadTooLarge as usize].add(1);
-                } else if error.is_parse() {
-                    this.worker.cells.refused[Failure::BadRequest as usize].add(1);
-                }
-                Poll::Ready(())
-            }
+            Poll::Ready(outcome) => this.end(outcome, cx),
         }
     }
 }

@@ -6,6 +6,7 @@ use http::{Method, Request};
 use splitway::route::policy::Policy;
 use splitway::route::{Identity, Role};
 use splitway::{Settings, control, proxy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{App, Client, Proxy, Scripted, Then, Wire, eventually, raw, routing};
 
@@ -383,6 +384,19 @@ async fn a_client_that_does_not_read_is_not_waited_for_without_end() {
     wire.until("HTTP/1.1 200").await;
     eventually("the connection cut", async || scene.proxy.metric("splitway_downstream_connections").await == 0.0).await;
     assert!(wire.end().await.len() < 100_000_000);
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_in_the_middle_of_its_body_can_read_why() {
+    let scene = Scene::with(|policy| policy.limits.body_bytes = Some(1000)).await;
+    let mut stream = Wire::connect(scene.proxy.address).await.into_stream();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Many a client reads nothing until everything is written.
+    stream.write_all(&vec![b'x'; 30_000_000]).await.expect("the connection is not reset");
+    let mut answer = String::new();
+    crate::support::soon("the answer", stream.read_to_string(&mut answer)).await.expect("a proper end");
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
 }
 
 #[tokio::test]
