@@ -213,6 +213,9 @@ impl State {
         if self.expired.get().is_none() {
             self.expired.set(Some(failure));
             self.wake();
+        } else if self.phase.get() == Phase::Answering {
+            // It was told a tick ago, and has not even looked: the client takes nothing.
+            self.judge(Verdict::Abort);
         }
     }
 

@@ -415,6 +415,16 @@ async fn a_request_that_does_not_end_in_time_is_answered_504_or_cut() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_gets_no_more_time() {
+    let scene = Scene::with(|policy| policy.timeouts.request = Some(Duration::from_millis(300))).await;
+    let mut wire = Wire::connect(scene.proxy.address).await;
+    wire.send("GET /bytes/100000000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    wire.until("HTTP/1.1 200").await;
+    eventually("the connection cut", async || scene.proxy.metric("splitway_downstream_connections").await == 0.0).await;
+    assert!(wire.end().await.len() < 100_000_000);
+}
+
+#[tokio::test]
 async fn what_follows_connection_close_is_ignored() {
     let scene = Scene::with(|_| {}).await;
     for close in ["Connection: close", "connection: foo, CLOSE", "Connection: keep-alive\r\nConnection: close"] {
