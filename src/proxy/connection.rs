@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
@@ -83,6 +83,8 @@ pub struct State {
     since: Cell<Tick>,
     /// When the head of the request was complete.
     request_since: Cell<Tick>,
+    /// Whether the client speaks HTTP/1.0, where the connection's end may be the answer's.
+    old: Cell<bool>,
     /// Whether a request has ever come.
     served: Cell<bool>,
     /// The body of the request, if it has one.
@@ -118,6 +120,7 @@ impl State {
             expired: Cell::new(None),
             blocked: Cell::new(None),
             verdict: Cell::new(None),
+            old: Cell::new(false),
             served: Cell::new(false),
             waker: RefCell::new(None),
             forwarding: RefCell::default(),
@@ -129,7 +132,8 @@ impl State {
         self.since.set(now);
     }
 
-    pub fn request_begins(&self, now: Tick, upload: Option<Rc<Upload>>) {
+    pub fn request_begins(&self, now: Tick, version: Version, upload: Option<Rc<Upload>>) {
+        self.old.set(version == Version::HTTP_10);
         *self.upload.borrow_mut() = upload;
         self.served.set(true);
         self.expired.set(None);
@@ -326,6 +330,9 @@ where
         if let Some(failure) = refused {
             self.worker.cells.refused[failure as usize].add(1);
         }
+        if outcome.as_ref().is_err_and(hyper::Error::is_user) {
+            self.cut();
+        }
         let Some(http) = self.http.take() else { return Poll::Ready(()) };
         let unread = self.state.upload.borrow().as_ref().is_some_and(|upload| !upload.is_whole());
         if refused.is_some() || (outcome.is_ok() && unread) {
@@ -333,6 +340,16 @@ where
             self.rest = Some(http.into_parts().io.into_inner().stream);
         }
         self.linger(cx)
+    }
+
+    /// An answer ends before its time. In HTTP/1.0 it could be taken for a whole one, unless the connection is reset.
+    fn cut(&mut self) {
+        if self.state.old.get()
+            && let Some(http) = self.http.take()
+        {
+            // An error means that there is no connection any more.
+            let _ = http.into_parts().io.into_inner().stream.set_zero_linger();
+        }
     }
 
     /// A client that is still sending would be sent a reset if the socket were closed now, and could lose the answer
@@ -395,7 +412,12 @@ where
         }
         match this.state.verdict.take() {
             None => {}
-            Some(Verdict::Abort) => return Poll::Ready(()),
+            Some(Verdict::Abort) => {
+                if this.state.phase.get() == Phase::Answering {
+                    this.cut();
+                }
+                return Poll::Ready(());
+            }
             Some(Verdict::HeadTimeout) => {
                 this.answer_head_timeout();
                 return Poll::Ready(());

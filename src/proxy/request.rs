@@ -26,7 +26,7 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let upload = (!request.body().is_end_stream()).then(Rc::<Upload>::default);
-    state.request_begins(worker.now(), upload.clone());
+    state.request_begins(worker.now(), request.version(), upload.clone());
     // From here on the request is counted when this is dropped, even if its client does not wait for an answer.
     let mut account = Account::new(worker.clone(), state.clone(), cells::Method::of(request.method()));
     let outcome = route_and_send(&worker, &state, request, upload, &mut account).await;
