@@ -136,7 +136,7 @@ async fn send(
         if policy.tell_upstream {
             headers::tell(request.headers_mut(), target);
         }
-        let spare = spare(&request);
+        let spare = if tries_left > 0 { spare(&request) } else { None };
         match endpoint.send(request, target, policy, state).await {
             Ok(answer) => return Ok(answer),
             Err(Failed { failure, request: unsent }) => {

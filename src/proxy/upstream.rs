@@ -62,7 +62,8 @@ impl Upstream {
         *endpoints = next;
     }
 
-    /// The one with fewer requests in flight of two random endpoints; `failed` ones only if there is no other.
+    /// The one with fewer requests in flight of two random endpoints; after a failure the one with the fewest of all
+    /// that have not failed. `None` if there is none.
     pub fn choose(&self, random: u64, failed: &[SocketAddr]) -> Option<Rc<Endpoint>> {
         let endpoints = self.endpoints.borrow();
         match endpoints.as_slice() {
