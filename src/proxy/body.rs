@@ -1,7 +1,9 @@
 //! Bodies on their way through, frame by frame, never whole; and what is counted when an answer ends.
 
 use std::cell::Cell;
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -26,7 +28,7 @@ impl fmt::Display for Cut {
     }
 }
 
-impl std::error::Error for Cut {}
+impl Error for Cut {}
 
 /// What became of a request's body; shared with the request that waits for the answer.
 #[derive(Default)]
@@ -68,7 +70,7 @@ impl Body for RequestBody {
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Err(_))) => self.cut(Failure::ClientGone),
+            Poll::Ready(Some(Err(error))) => self.cut(blame(&error)),
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 match self.room.checked_sub(bytes) {
@@ -86,6 +88,15 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), |incoming| incoming.size_hint())
+    }
+}
+
+/// A chunk that cannot be read is a malformed request; an end before its time is a client that went away.
+fn blame(error: &hyper::Error) -> Failure {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    match cause {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Failure::BadRequest,
+        _ => Failure::ClientGone,
     }
 }
 

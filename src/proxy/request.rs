@@ -100,7 +100,11 @@ async fn route_and_send(
 
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked: `Upgrade` is not passed on.
-        return Err(Failure::UpstreamInvalid);
+        let failure = Failure::UpstreamInvalid;
+        if let Some(target) = &fate.target {
+            target.cells.failures[failure as usize].add(1);
+        }
+        return Err(failure);
     }
     *answer.version_mut() = Version::HTTP_11;
     headers::to_downstream(answer.headers_mut());

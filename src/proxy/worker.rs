@@ -86,6 +86,7 @@ impl Bound {
     pub fn run(self, live: &Live, metrics: &Arc<Metrics>) -> io::Result<Running> {
         let (stage, _) = watch::channel(Stage::Serving);
         let open = Arc::new(AtomicUsize::new(0));
+        let accepting = Arc::new(AtomicUsize::new(self.sockets.iter().map(Vec::len).sum()));
         let mut threads = Vec::new();
         for (index, sockets) in self.sockets.into_iter().enumerate() {
             let start = Start {
@@ -94,12 +95,13 @@ impl Bound {
                 live: live.clone(),
                 metrics: metrics.clone(),
                 open: open.clone(),
+                accepting: accepting.clone(),
                 stage: stage.subscribe(),
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run(start))?;
             threads.push(thread);
         }
-        Ok(Running { stage, open, threads, settings: self.settings })
+        Ok(Running { stage, open, accepting, threads, settings: self.settings })
     }
 }
 
@@ -107,6 +109,8 @@ impl Bound {
 pub struct Running {
     stage: watch::Sender<Stage>,
     open: Arc<AtomicUsize>,
+    /// Listeners that still take connections, of all workers.
+    accepting: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
     settings: Settings,
 }
@@ -129,7 +133,9 @@ impl Running {
         tokio::time::sleep(self.settings.drain.delay).await;
         self.stage.send_replace(Stage::Draining);
         let deadline = tokio::time::Instant::now() + self.settings.drain.timeout;
-        while self.open_connections() > 0 && tokio::time::Instant::now() < deadline {
+        // A connection that waits to be accepted is not in the count of open ones yet, so the listeners have to end first.
+        let busy = || self.accepting.load(Ordering::Acquire) > 0 || self.open_connections() > 0;
+        while busy() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let cut = self.open_connections();
@@ -153,6 +159,7 @@ struct Start {
     live: Live,
     metrics: Arc<Metrics>,
     open: Arc<AtomicUsize>,
+    accepting: Arc<AtomicUsize>,
     stage: watch::Receiver<Stage>,
 }
 
@@ -180,7 +187,12 @@ async fn work(start: Start) {
     let mut accepting = Vec::new();
     for socket in start.sockets {
         let listener = TcpListener::from_std(socket).expect("a bound socket can be registered");
-        accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener, start.stage.clone())));
+        let (worker, stage, count) = (worker.clone(), start.stage.clone(), start.accepting.clone());
+        accepting.push(tokio::task::spawn_local(async move {
+            accept(worker, listener, stage).await;
+            // Release: whoever sees this sees the connections that were accepted before.
+            count.fetch_sub(1, Ordering::Release);
+        }));
     }
     let mut stage = start.stage;
     let mut ticks = tokio::time::interval(TICK);
@@ -228,16 +240,15 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, mut stage: watch::Rec
             Err(_) => {}
         }
     }
-    while let Some(Ok((stream, peer))) = now_or_never(listener.accept()).await {
-        worker.serve(stream, peer);
-    }
-}
-
-async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        value = future => Some(value),
-        _ = std::future::ready(()) => None,
+    // The kernel is asked itself: the runtime may not have heard yet of what has just come. An error is the end of the
+    // queue, or of what can be done about it.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            worker.serve(stream, peer);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("source", &["control", "route"]),
     ("config", &["source", "route", "proxy"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),
-    ("demo", &["control", "metrics", "route", "proxy", "Bound", "Running", "Settings", "bind"]),
+    ("demo", &["control", "metrics", "route", "proxy", "bind", "Bound", "Running", "Settings"]),
 ];
 
 #[test]

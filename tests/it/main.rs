@@ -3,8 +3,19 @@
 mod process;
 mod support;
 
+mod admin;
 mod arrows;
+mod chain;
+mod change;
+mod drain;
+mod failure;
+mod headers;
+mod metrics;
 mod names;
+mod refuse;
 mod reload;
+mod routes;
 mod signals;
 mod split;
+mod sticky;
+mod stream;

@@ -15,13 +15,14 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::server;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use splitway::control::{Observed, Sender};
+use splitway::control::{Observed, Rejected, Sender};
 use splitway::proxy::{Drain, Listener};
 use splitway::route::policy::Policy;
 use splitway::route::{Backend, Generation, Identity, Role, Routing, Shares, VersionHash};
 use splitway::{Running, Settings, control, proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 /// No test waits longer than this for anything.
@@ -32,13 +33,32 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
 }
 
+/// Asks again and again until it is so: for what no channel announces, such as a counter of another thread.
+pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
+    soon(what, async {
+        while !ask().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
 /// One endpoint of a version. Answers with its name, and does what the path says:
-/// `/echo` sends the request back, `/status/503` answers that status, `/bytes/1000` that many bytes.
+/// `/echo` sends the request back, `/status/503` answers that status, `/bytes/1000` that many bytes, `/held` waits for
+/// [`App::release`].
 pub struct App {
     pub name: String,
     pub address: SocketAddr,
-    received: Arc<AtomicU64>,
+    seen: Arc<Seen>,
     task: JoinHandle<()>,
+}
+
+struct Seen {
+    received: AtomicU64,
+    /// The values of `x-id`, one per request that has one.
+    ids: Mutex<Vec<String>>,
+    arrived: Notify,
+    gate: Semaphore,
 }
 
 impl App {
@@ -49,31 +69,57 @@ impl App {
     pub async fn start_at(name: &str, address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.expect("a loopback port");
         let address = listener.local_addr().unwrap();
-        let received = Arc::<AtomicU64>::default();
-        let (count, owned) = (received.clone(), name.to_owned());
+        let seen = Arc::new(Seen {
+            received: AtomicU64::new(0),
+            ids: Mutex::default(),
+            arrived: Notify::new(),
+            gate: Semaphore::new(0),
+        });
+        let (shared, owned) = (seen.clone(), name.to_owned());
         let task = tokio::spawn(async move {
             // Dropped with this task, so that `kill` closes every connection.
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.expect("accept on loopback");
                 stream.set_nodelay(true).unwrap();
-                let (count, name) = (count.clone(), owned.clone());
-                let service = service_fn(move |request| {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    answer(name.clone(), request)
-                });
+                let (seen, name) = (shared.clone(), owned.clone());
+                let service = service_fn(move |request| answer(name.clone(), seen.clone(), request));
                 connections.spawn(async move {
                     // The proxy closing its connection is no failure.
                     let _ = server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
-        Self { name: name.to_owned(), address, received, task }
+        Self { name: name.to_owned(), address, seen, task }
     }
 
     /// Requests that have arrived.
     pub fn received(&self) -> u64 {
-        self.received.load(Ordering::SeqCst)
+        self.seen.received.load(Ordering::SeqCst)
+    }
+
+    /// Waits until that many have arrived.
+    pub async fn reaches(&self, received: u64) {
+        let arrived = async {
+            loop {
+                let next = self.seen.arrived.notified();
+                if self.received() >= received {
+                    return;
+                }
+                next.await;
+            }
+        };
+        soon("requests at the application", arrived).await
+    }
+
+    /// The `x-id` of every request that had one, in order.
+    pub fn ids(&self) -> Vec<String> {
+        self.seen.ids.lock().unwrap().clone()
+    }
+
+    /// Lets that many requests to `/held` be answered.
+    pub fn release(&self, requests: usize) {
+        self.seen.gate.add_permits(requests);
     }
 
     /// Ends at once: the port is closed and every connection is cut.
@@ -84,7 +130,16 @@ impl App {
     }
 }
 
-async fn answer(name: String, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    name: String,
+    seen: Arc<Seen>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if let Some(id) = request.headers().get("x-id") {
+        seen.ids.lock().unwrap().push(id.to_str().unwrap().to_owned());
+    }
+    seen.received.fetch_add(1, Ordering::SeqCst);
+    seen.arrived.notify_waiters();
     let path = request.uri().path().to_owned();
     let mut answer = Response::new(Full::from(name.clone()));
     if path == "/echo" {
@@ -102,12 +157,19 @@ async fn answer(name: String, request: Request<Incoming>) -> Result<Response<Ful
         *answer.status_mut() = StatusCode::from_bytes(status.as_bytes()).unwrap();
     } else if let Some(length) = path.strip_prefix("/bytes/") {
         *answer.body_mut() = Full::from(vec![b'x'; length.parse().unwrap()]);
+    } else if path == "/held" {
+        seen.gate.acquire().await.unwrap().forget();
     } else {
         // A body that nobody asks for is read all the same, so that the connection can be used again.
         let _ = request.into_body().collect().await;
     }
     answer.headers_mut().insert("x-app", name.parse().unwrap());
     Ok(answer)
+}
+
+/// An address at which nobody listens: ports this low are given to nobody by chance. `n` from 1 to 6.
+pub fn dead(n: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], n))
 }
 
 /// What a source would have seen: versions with their endpoints, and a split. Fields may be changed before use.
@@ -180,8 +242,13 @@ impl Proxy {
     pub async fn set(&self, routing: Routing) {
         let next = Generation(self.running.live().generation().0 + 1);
         let observed = Observed { routing, origin: "test".to_owned(), notes: Vec::new(), refusal_stands: false };
-        self.observations.send(Ok(observed)).await.expect("the proxy runs");
+        self.observe(Ok(observed)).await;
         soon("the new generation", self.running.reached(next)).await;
+    }
+
+    /// Sends what a source would send, good or bad.
+    pub async fn observe(&self, observation: Result<Observed, Rejected>) {
+        self.observations.send(observation).await.expect("the proxy runs");
     }
 
     pub async fn client(&self) -> Client {
@@ -218,6 +285,11 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    /// Why the proxy answered by itself.
+    pub fn reason(&self) -> &str {
+        self.header("x-splitway-reason")
+    }
+
     /// The version that answered.
     pub fn app(&self) -> &str {
         self.header("x-app")
@@ -227,12 +299,13 @@ impl Answer {
 /// A client with one keep-alive connection.
 pub struct Client {
     address: SocketAddr,
-    sender: SendRequest<Full<Bytes>>,
+    /// `None` after an answer that asked for a new connection.
+    sender: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self { address, sender: handshake(address).await.expect("a connection") }
+        Self { address, sender: Some(handshake(address).await.expect("a connection")) }
     }
 
     pub async fn get(&mut self, target: &str) -> Answer {
@@ -264,14 +337,19 @@ impl Client {
             request.headers_mut().insert(http::header::HOST, self.address.to_string().parse()?);
         }
         let exchange = async {
-            if self.sender.ready().await.is_err() {
-                self.sender = handshake(self.address).await?;
+            let mut sender = match self.sender.take() {
+                Some(sender) => sender,
+                None => handshake(self.address).await?,
+            };
+            if sender.ready().await.is_err() {
+                // It was closed while it was idle.
+                sender = handshake(self.address).await?;
             }
-            let answer = self.sender.send_request(request).await?;
+            let answer = sender.send_request(request).await?;
             let (head, body) = answer.into_parts();
             let body = body.collect().await?.to_bytes();
-            if head.headers.get(http::header::CONNECTION).is_some_and(|value| value == "close") {
-                self.sender = handshake(self.address).await?;
+            if head.headers.get(http::header::CONNECTION).is_none_or(|value| value != "close") {
+                self.sender = Some(sender);
             }
             Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
         };
@@ -288,43 +366,131 @@ async fn handshake(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, Box<
     Ok(sender)
 }
 
-/// Writes bytes as they are, and returns everything that comes back until the connection ends.
+/// Writes bytes as they are, and returns everything that comes back until the proxy closes the connection.
 pub async fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        // A proxy that refuses early may reset the connection: whatever came before counts.
-        let _ = stream.write_all(bytes.as_ref()).await;
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        String::from_utf8_lossy(&answer).into_owned()
-    };
-    soon("the end of the connection", exchange).await
+    let mut wire = Wire::connect(address).await;
+    wire.send(bytes).await;
+    wire.end().await
 }
 
-/// An endpoint that reads a request's head and then writes exactly these bytes, once per connection, and closes.
-pub async fn scripted(answer: impl Into<Vec<u8>>) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let answer = answer.into();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let answer = answer.clone();
-            tokio::spawn(async move {
-                let mut head = Vec::new();
-                let mut chunk = [0; 4096];
-                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-                    match stream.read(&mut chunk).await {
-                        Ok(n) if n > 0 => head.extend_from_slice(&chunk[..n]),
-                        _ => return,
-                    }
+/// A client's connection, byte by byte.
+pub struct Wire {
+    stream: TcpStream,
+    /// Read and not yet given out.
+    read: Vec<u8>,
+}
+
+impl Wire {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = soon("a connection", TcpStream::connect(address)).await.expect("a connection");
+        stream.set_nodelay(true).unwrap();
+        Self { stream, read: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        // A proxy that refuses early may have closed: what it says counts.
+        let _ = soon("room to write", self.stream.write_all(bytes.as_ref())).await;
+    }
+
+    /// Everything up to the first occurrence of `text`, which must come before the end of the connection.
+    pub async fn until(&mut self, text: &str) -> String {
+        let found = async {
+            loop {
+                if let Some(at) = self.read.windows(text.len()).position(|part| part == text.as_bytes()) {
+                    return self.read.drain(..at + text.len()).collect::<Vec<u8>>();
                 }
-                let _ = stream.write_all(&answer).await;
-                let _ = stream.shutdown().await;
-            });
+                let n = self.stream.read_buf(&mut self.read).await.expect("more bytes");
+                assert!(n > 0, "the end came before {text:?}: {}", String::from_utf8_lossy(&self.read));
+            }
+        };
+        String::from_utf8(soon(text, found).await).unwrap()
+    }
+
+    /// Everything until the end of the connection.
+    pub async fn end(mut self) -> String {
+        // A reset is an end, too: whatever came before counts.
+        let _ = soon("the end of the connection", self.stream.read_to_end(&mut self.read)).await;
+        String::from_utf8_lossy(&self.read).into_owned()
+    }
+
+    /// The socket itself, for tests that read or write a lot. Nothing that was read may be left.
+    pub fn into_stream(self) -> TcpStream {
+        assert!(self.read.is_empty());
+        self.stream
+    }
+}
+
+/// What a scripted endpoint does with a request.
+pub enum Then {
+    Answer(String),
+    AnswerAndClose(String),
+    Close,
+}
+
+/// An endpoint that speaks byte by byte, and remembers every request, head and body.
+pub struct Scripted {
+    pub address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Scripted {
+    /// `script` is given the number of the request on its connection, from 1, and its text.
+    pub async fn start(script: impl Fn(usize, &str) -> Then + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let (script, seen) = (Arc::new(script), requests.clone());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (script, seen) = (script.clone(), seen.clone());
+                tokio::spawn(async move {
+                    let mut wire = Wire { stream, read: Vec::new() };
+                    for number in 1.. {
+                        let Some(request) = wire.request().await else { return };
+                        seen.lock().unwrap().push(request.clone());
+                        match script(number, &request) {
+                            Then::Answer(answer) => wire.send(answer).await,
+                            Then::AnswerAndClose(answer) => return wire.send(answer).await,
+                            Then::Close => return,
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, requests }
+    }
+
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Wire {
+    /// One request with its body, if it has a length; `None` at the end of the connection.
+    async fn request(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.read.windows(4).position(|end| end == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&self.read[..at]).to_lowercase();
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                let whole = at + 4 + length.unwrap_or(0usize);
+                if self.read.len() >= whole {
+                    let request: Vec<u8> = self.read.drain(..whole).collect();
+                    return Some(String::from_utf8_lossy(&request).into_owned());
+                }
+            }
+            match self.stream.read_buf(&mut self.read).await {
+                Ok(n) if n > 0 => {}
+                _ => return None,
+            }
         }
-    });
-    address
+    }
+}
+
+/// An endpoint that reads a request and then writes exactly these bytes, once per connection, and closes.
+pub async fn scripted(answer: &str) -> SocketAddr {
+    let answer = answer.to_owned();
+    Scripted::start(move |_, _| Then::AnswerAndClose(answer.clone())).await.address
 }
 
 /// Counts answers by the version that gave them.
