@@ -70,12 +70,13 @@ impl<'a> Report<'a> {
         let _ = writeln!(
             text,
             "CPU time per request, {} rounds of {} s, {} keep-alive connections, one proxy thread, split 90/10, \
-             profile `{}`, {} headers.\n\nRatios are medians over rounds (least..greatest), each to the same round.\n",
+             profile `{}`, {} headers, {}.\n\nRatios are medians over rounds (least..greatest), each to the same round.\n",
             options.rounds,
             options.seconds,
             options.connections,
             options.profile,
             if options.equal_headers { "equal" } else { "lean" },
+            if options.no_pin { "not pinned" } else { "a core for the proxy" },
         );
         let baseline = self.contestants.iter().any(|one| one.kind == Kind::Baseline);
         let (head, rule) = if baseline { (" x baseline |", "---|") } else { ("", "") };
@@ -177,6 +178,7 @@ impl<'a> Report<'a> {
             "connections": options.connections,
             "profile": options.profile,
             "equal_headers": options.equal_headers,
+            "pinned": !options.no_pin,
             "machine": machine(),
             "proxies": proxies,
             "summary": summaries,
