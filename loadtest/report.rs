@@ -210,6 +210,6 @@ fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |it| it.1);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cores = info.lines().filter(|line| line.starts_with("processor")).count();
     format!("Linux {}, {cores} cores, {model}", read("/proc/sys/kernel/osrelease").trim())
 }

@@ -69,8 +69,8 @@ impl Upstream {
             several if failed.is_empty() => {
                 let n = several.len() as u64;
                 // The two halves of one random number; the second skips the first, so that they differ.
-                let first = ((random >> 32) * n >> 32) as usize;
-                let second = (first + 1 + ((random & 0xFFFF_FFFF) * (n - 1) >> 32) as usize) % several.len();
+                let first = (((random >> 32) * n) >> 32) as usize;
+                let second = (first + 1 + (((random & 0xFFFF_FFFF) * (n - 1)) >> 32) as usize) % several.len();
                 let (a, b) = (&several[first], &several[second]);
                 Some(if b.in_flight.get() < a.in_flight.get() { b.clone() } else { a.clone() })
             }
