@@ -334,8 +334,15 @@ impl Checking<'_> {
             self.complain(&written.at, complaint.help("add `key: [{ cookie: uid }]`, or `cookie: {}`"));
         }
         let keys = written.key.get().iter().flat_map(|list| &list.0).filter_map(|key| self.key(key)).collect();
+        let before = self.problems.count();
         let cookie = written.cookie.get().map(|cookie| self.cookie(cookie, folder));
-        Some(bucket::Sticky { keys, salt: written.salt.or(NAME.to_owned()), cookie })
+        let sticky = bucket::Sticky { keys, salt: written.salt.or(NAME.to_owned()), cookie };
+        if let Err(error) = sticky.check()
+            && self.problems.count() == before
+        {
+            self.complain(&written.at, Complaint::new(error.to_string()));
+        }
+        Some(sticky)
     }
 
     fn key(&mut self, written: &KeySource) -> Option<bucket::KeySource> {

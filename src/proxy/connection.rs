@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 
 use super::body::AnswerBody;
 use super::worker::Worker;
-use super::{Failure, request};
+use super::{Failure, request, socket};
 use crate::route::policy::Timeouts;
 
 /// The length of one tick: every deadline is kept to within this.
@@ -89,6 +89,8 @@ pub struct State {
 #[derive(Default)]
 pub struct ForwardingCache {
     pub peer: Option<HeaderValue>,
+    /// The port the client connected to.
+    pub port: Option<HeaderValue>,
     /// The `Forwarded` element for the host beside it.
     pub forwarded: Option<(HeaderValue, HeaderValue)>,
 }
@@ -210,7 +212,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        socket::poll_send(&mut self.stream, cx, bufs)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

@@ -118,10 +118,43 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+/// Which of the fields that a proxy acts on are there. Found in one pass, because most heads have hardly any of them, and
+/// each look-up in the map costs a hash.
+#[derive(Default)]
+struct Present {
+    connection: bool,
+    /// Any other field that concerns one connection only.
+    hop_by_hop: bool,
+    te: bool,
+    expect: bool,
+    content_length: bool,
+    transfer_encoding: bool,
+    request_id: bool,
+}
+
+impl Present {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut present = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "connection" => present.connection = true,
+                "keep-alive" | "proxy-connection" | "upgrade" => present.hop_by_hop = true,
+                "te" => present.te = true,
+                "expect" => present.expect = true,
+                "content-length" => present.content_length = true,
+                "transfer-encoding" => present.transfer_encoding = true,
+                "x-request-id" => present.request_id = true,
+                _ => {}
+            }
+        }
+        present
+    }
+}
+
 /// Removes what concerns one connection only (9110 section 7.6.1). A field that a client merely *names* in
 /// `Connection` cannot remove what the proxy itself relies on.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+fn strip_hop_by_hop(headers: &mut HeaderMap, present: &Present) {
+    if present.connection {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
@@ -134,9 +167,11 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(UPGRADE);
+    if present.hop_by_hop {
+        headers.remove(KEEP_ALIVE);
+        headers.remove(PROXY_CONNECTION);
+        headers.remove(UPGRADE);
+    }
 }
 
 fn is_protected(name: &HeaderName) -> bool {
@@ -149,21 +184,33 @@ fn is_protected(name: &HeaderName) -> bool {
 /// Rewrites a checked head for the application. Whatever depends on the chosen version is written by [`tell`].
 pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64) {
     let headers = &mut head.headers;
-    let trailers = headers.get_all(TE).iter().any(|te| {
-        te.as_bytes().split(|byte| *byte == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    });
-    strip_hop_by_hop(headers);
-    headers.remove(TE);
+    let present = Present::of(headers);
+    let trailers = present.te
+        && headers.get_all(TE).iter().any(|te| {
+            te.as_bytes().split(|byte| *byte == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        });
+    strip_hop_by_hop(headers, &present);
+    if present.te {
+        headers.remove(TE);
+    }
+    // Room for all that is written below, so that the map grows once.
+    headers.reserve(12);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
-    headers.remove(EXPECT);
-    headers.remove(CONTENT_LENGTH);
-    headers.remove(TRANSFER_ENCODING);
+    if present.expect {
+        headers.remove(EXPECT);
+    }
+    if present.content_length {
+        headers.remove(CONTENT_LENGTH);
+    }
+    if present.transfer_encoding {
+        headers.remove(TRANSFER_ENCODING);
+    }
 
     forwarded(headers, policy, state);
-    if !headers.contains_key(X_REQUEST_ID) {
+    if !present.request_id {
         headers.insert(X_REQUEST_ID, request_id(random));
     }
     headers.append(VIA, HeaderValue::from_static("1.1 splitway"));
@@ -179,6 +226,7 @@ fn forwarded(headers: &mut HeaderMap, policy: &Policy, state: &State) {
         .peer
         .get_or_insert_with(|| HeaderValue::try_from(ip.to_string()).expect("an address is visible ASCII"))
         .clone();
+    let port = cache.port.get_or_insert_with(|| state.local.port().into()).clone();
     let Some(host) = headers.get(HOST).cloned() else { return };
     let element = match &cache.forwarded {
         Some((cached, element)) if *cached == host => element.clone(),
@@ -198,13 +246,13 @@ fn forwarded(headers: &mut HeaderMap, policy: &Policy, state: &State) {
         for (name, value) in [(X_FORWARDED_PROTO, HeaderValue::from_static("http")), (X_FORWARDED_HOST, host)] {
             headers.entry(name).or_insert(value);
         }
-        headers.entry(X_FORWARDED_PORT).or_insert_with(|| state.local.port().into());
+        headers.entry(X_FORWARDED_PORT).or_insert(port);
     } else {
         headers.insert(X_FORWARDED_FOR, peer);
         headers.insert(FORWARDED, element);
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
         headers.insert(X_FORWARDED_HOST, host);
-        headers.insert(X_FORWARDED_PORT, state.local.port().into());
+        headers.insert(X_FORWARDED_PORT, port);
     }
 }
 
@@ -226,11 +274,11 @@ fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
 /// 32 hexadecimal digits, like a trace id.
 fn request_id(random: u64) -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let other = random.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31) ^ random;
     let mut text = [0; 32];
-    let wide =
-        u128::from(random) << 64 | u128::from(random.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31) ^ random);
-    for (i, digit) in text.iter_mut().enumerate() {
-        *digit = DIGITS[(wide >> (4 * i) & 15) as usize];
+    for (digits, byte) in text.chunks_exact_mut(2).zip(random.to_be_bytes().into_iter().chain(other.to_be_bytes())) {
+        digits[0] = DIGITS[usize::from(byte >> 4)];
+        digits[1] = DIGITS[usize::from(byte & 15)];
     }
     HeaderValue::from_bytes(&text).expect("hexadecimal digits are visible ASCII")
 }
@@ -254,9 +302,11 @@ pub fn tell(headers: &mut HeaderMap, target: &Target) {
 
 /// Rewrites the head of an answer for the client.
 pub fn to_downstream(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
+    let present = Present::of(headers);
+    strip_hop_by_hop(headers, &present);
     // Framing is hyper's: with a coding the length would be a second truth; without one it is kept for HEAD and 304.
-    if headers.remove(TRANSFER_ENCODING).is_some() {
+    if present.transfer_encoding {
+        headers.remove(TRANSFER_ENCODING);
         headers.remove(CONTENT_LENGTH);
     }
 }

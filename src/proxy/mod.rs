@@ -7,6 +7,7 @@
 //! * `headers`: what is checked, removed, added and rewritten;
 //! * `upstream`: this worker's endpoints and connections of one version; chooses the endpoint;
 //! * `body`: bodies on their way through, and what is counted when they end;
+//! * `socket`: how bytes leave through a socket;
 //! * `connection`: one client connection: its phase, its deadlines, its end;
 //! * `worker`: threads, listeners, the accept loop, the slow tick, drain;
 //! * `error`: what can go wrong, with a word, a status and a retry answer for each.
@@ -16,6 +17,7 @@ mod connection;
 mod error;
 mod headers;
 mod request;
+mod socket;
 mod upstream;
 mod worker;
 

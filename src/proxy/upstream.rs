@@ -21,11 +21,16 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::Failure;
 use super::body::RequestBody;
 use super::connection::{State, Tick};
 use super::worker::Target;
+use super::{Failure, socket};
 use crate::route::policy::Policy;
+
+/// The most that is read from an endpoint in one call, in bytes. It bounds the memory that a connection may take for
+/// its buffer; buffers begin at 8 KiB and grow only while reads fill them. Somewhat more than 64 KiB, so that an answer of
+/// that size takes one call for its head and body, and one to pass it on.
+const READ_AT_ONCE: usize = 128 * 1024;
 
 /// The endpoints of one version, as this worker sees them.
 #[derive(Default)]
@@ -64,8 +69,8 @@ impl Upstream {
             several if failed.is_empty() => {
                 let n = several.len() as u64;
                 // The two halves of one random number; the second skips the first, so that they differ.
-                let first = ((random >> 32) * n >> 32) as usize;
-                let second = (first + 1 + ((random & 0xFFFF_FFFF) * (n - 1) >> 32) as usize) % several.len();
+                let first = (((random >> 32) * n) >> 32) as usize;
+                let second = (first + 1 + (((random & 0xFFFF_FFFF) * (n - 1)) >> 32) as usize) % several.len();
                 let (a, b) = (&several[first], &several[second]);
                 Some(if b.in_flight.get() < a.in_flight.get() { b.clone() } else { a.clone() })
             }
@@ -155,16 +160,25 @@ impl Endpoint {
             // make it ready; it must therefore never be told to come back later.
             let mut answer = pin!(tokio::task::unconstrained(wire.sender.try_send_request(request)));
             let engine = &mut wire.engine;
+            let mut noop = Context::from_waker(Waker::noop());
+            let mut sent = false;
             std::future::poll_fn(|cx| {
                 if let Some(failure) = state.expired() {
                     return Poll::Ready(Err(Failed { failure, request: None }));
                 }
-                // Its end is no answer by itself: what it has learned reaches `answer`.
+                // The engine's end is no answer by itself: what it has learned reaches `answer`.
+                //
+                // When this is polled for the second time, the answer is probably there. Then nobody waits for the
+                // engine, and a waker left with it would only have this connection polled once more, for nothing.
+                if sent {
+                    let _ = Pin::new(&mut *engine).poll(&mut noop);
+                    if let Poll::Ready(answer) = answer.as_mut().poll(&mut noop) {
+                        return Poll::Ready(answer.map_err(unanswered));
+                    }
+                }
+                sent = true;
                 let _ = Pin::new(&mut *engine).poll(cx);
-                answer.as_mut().poll(&mut Context::from_waker(Waker::noop())).map_err(|mut error| {
-                    let request = error.take_message();
-                    Failed { failure: classify(error.error()), request }
-                })
+                answer.as_mut().poll(&mut noop).map_err(unanswered)
             })
             .await
         };
@@ -196,6 +210,11 @@ impl Endpoint {
             }
         }
     }
+}
+
+fn unanswered(mut error: hyper::client::conn::TrySendError<Request<RequestBody>>) -> Failed {
+    let request = error.take_message();
+    Failed { failure: classify(error.error()), request }
 }
 
 fn classify(error: &hyper::Error) -> Failure {
@@ -233,7 +252,7 @@ async fn connect(
     let answered = Rc::new(Cell::new(false));
     let socket = UpstreamSocket { stream, answered: answered.clone() };
     let (sender, engine) = http1::Builder::new()
-        .max_buf_size(policy.limits.header_bytes.max(8192))
+        .max_buf_size(policy.limits.header_bytes.max(READ_AT_ONCE))
         .handshake(TokioIo::new(socket))
         .await
         .map_err(|_| Failure::ConnectRefused)?;
@@ -274,8 +293,13 @@ pub struct Exchange {
 
 impl Exchange {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // Asking first tells the engine that there is room; only it can fetch more, so the first waker is not needed.
+        // Only the engine can fetch more, so it is the one that needs the waker, and only if there is nothing yet: a
+        // waker that it does not need would have this connection polled once more, for nothing.
         let mut noop = Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
+            return Poll::Ready(frame);
+        }
+        let _ = Pin::new(&mut self.wire.engine).poll(&mut noop);
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
             return Poll::Ready(frame);
         }
@@ -328,7 +352,7 @@ impl AsyncWrite for UpstreamSocket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        socket::poll_send(&mut self.stream, cx, bufs)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

@@ -13,8 +13,8 @@ use std::time::Duration;
 use http::HeaderValue;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 
 use super::connection::{self, State, TICK, Tick};
 use super::upstream::Upstream;
@@ -166,9 +166,9 @@ struct Start {
 fn run(start: Start) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(LocalOptions::default())
         .expect("a runtime needs a few descriptors, and the listeners already have theirs");
-    LocalSet::new().block_on(&runtime, work(start));
+    runtime.block_on(work(start));
 }
 
 async fn work(start: Start) {

@@ -214,11 +214,14 @@ pub fn shown_header(name: &HeaderName, value: &[u8]) -> String {
 /// The first cookie of that name (RFC 6265 section 5.4 gives no meaning to a second one). Quotes around the value are
 /// not part of it (section 4.1.1).
 pub fn cookie<'a>(head: &'a impl Head, name: &str) -> Option<&'a [u8]> {
-    head.values(&COOKIE).find_map(|line| {
-        line.split(|byte| *byte == b';').find_map(|pair| {
-            let value = pair.trim_ascii_start().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.trim_ascii();
-            Some(value.strip_prefix(b"\"").and_then(|inner| inner.strip_suffix(b"\"")).unwrap_or(value))
-        })
+    cookies(head, name).next()
+}
+
+/// All cookies of that name, in order.
+pub fn cookies<'a>(head: &'a impl Head, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    head.values(&COOKIE).flat_map(|line| line.split(|byte| *byte == b';')).filter_map(move |pair| {
+        let value = pair.trim_ascii_start().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.trim_ascii();
+        Some(value.strip_prefix(b"\"").and_then(|inner| inner.strip_suffix(b"\"")).unwrap_or(value))
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::HeaderName;
 use ipnet::IpNet;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
     pub timeouts: Timeouts,
     pub limits: Limits,
@@ -17,19 +17,6 @@ pub struct Policy {
     pub tell_upstream: bool,
     /// Answers carry the version that served them in this header.
     pub version_header: Option<HeaderName>,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            timeouts: Timeouts::default(),
-            limits: Limits::default(),
-            retry: Retry::default(),
-            trusted_proxies: Vec::new(),
-            tell_upstream: false,
-            version_header: None,
-        }
-    }
 }
 
 /// Bounds on waiting. Kept by a slow tick (a tenth of a second), so each may be late by that much.

@@ -42,9 +42,15 @@ impl Signer {
         &self.name
     }
 
-    /// The bucket in the request's cookie. In constant time as far as the signature is concerned; without allocating.
+    /// The bucket in the request's cookie: the first of that name that is ours, since another application on the same
+    /// domain may have set one, too. Only a few are looked at, so that nobody can keep us busy with signatures.
     pub(super) fn read(&self, head: &impl Head) -> Option<u32> {
-        let value: &[u8; LENGTH] = matches::cookie(head, &self.name)?.try_into().ok()?;
+        matches::cookies(head, &self.name).take(MOST_COOKIES).find_map(|value| self.verify(value))
+    }
+
+    /// In constant time as far as the signature is concerned; without allocating.
+    fn verify(&self, value: &[u8]) -> Option<u32> {
+        let value: &[u8; LENGTH] = value.try_into().ok()?;
         let (bucket, signature) = value.strip_prefix(b"v1.")?.split_at_checked(8)?;
         let bucket: [u8; 4] = from_hex(bucket)?;
         let signature: [u8; SIGNATURE] = from_hex(signature.strip_prefix(b".")?)?;
@@ -66,6 +72,9 @@ impl Signer {
         value
     }
 }
+
+/// Cookies of our name in one request that are looked at.
+const MOST_COOKIES: usize = 4;
 
 /// Anybody who knows the salt can compute it. It still stops a cookie from being changed by accident, carried over from
 /// another salt, or edited without reading our documentation.
@@ -160,6 +169,14 @@ mod tests {
             BucketCookie { same_site: SameSite::Strict, name: "__Host-s".to_owned(), secure: true, ..settings() },
             "; Path=/; Max-Age=86400; SameSite=Strict; Secure; HttpOnly",
         );
+    }
+
+    #[test]
+    fn a_foreign_cookie_of_the_same_name_does_not_hide_ours() {
+        let signer = Signer::new(&settings(), "spring");
+        let ours = format!("splitway={}", signer.value(7));
+        assert_eq!(signer.read(&with(&format!("splitway=theirs; {ours}"))), Some(7));
+        assert_eq!(signer.read(&with(&format!("{}{ours}", "splitway=theirs; ".repeat(MOST_COOKIES)))), None);
     }
 
     #[test]
