@@ -53,10 +53,10 @@ impl Scene {
     }
 }
 
-/// Method, target, headers, and the version that is expected.
-type Asked<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
+/// Method, target, headers, and the version that is to answer.
+type Expected<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
 
-async fn check(one: Match, requests: &[Asked<'_>]) {
+async fn check(one: Match, requests: &[Expected<'_>]) {
     let (_scene, mut client) = Scene::matching(one.clone()).await;
     for (method, target, headers, version) in requests {
         let request = headers.iter().fold(Request::builder().method(*method).uri(*target), |request, (name, value)| {
