@@ -1,5 +1,6 @@
 //! One binary for all tests with sockets: one link step, one harness. A module per theme; test names are facts.
 
+mod process;
 mod support;
 
 mod admin;
@@ -10,8 +11,11 @@ mod drain;
 mod failure;
 mod headers;
 mod metrics;
+mod names;
 mod refuse;
+mod reload;
 mod routes;
+mod signals;
 mod split;
 mod sticky;
 mod stream;
