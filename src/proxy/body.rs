@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
 
@@ -17,6 +18,8 @@ use super::connection::State;
 use super::upstream::Exchange;
 use super::worker::{Target, Worker};
 use crate::metrics::Labels;
+use crate::metrics::cells::Method;
+use crate::route::{Decision, Reason};
 
 /// A body that ended before its time. The word is the failure's.
 #[derive(Debug)]
@@ -100,27 +103,51 @@ fn blame(error: &hyper::Error) -> Failure {
     }
 }
 
-/// Counts one request when it ends, however it ends.
+/// What is known of a request so far. Counts it when it ends, however it ends: dropped before its answer began, it is a
+/// request that its client has given up.
 pub struct Account {
     worker: Rc<Worker>,
     state: Rc<State>,
-    target: Option<Rc<Target>>,
+    /// The version that answered, or that failed last. `None`: refused before one was chosen.
+    pub target: Option<Rc<Target>>,
     labels: Labels,
     counted: bool,
     started: Instant,
 }
 
+/// No answer was sent. The number that nginx has made known for that.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
 impl Account {
-    /// `target` is the version that answered; `None`: the request was refused before one was chosen.
-    pub fn new(
-        worker: Rc<Worker>,
-        state: Rc<State>,
-        target: Option<Rc<Target>>,
-        labels: Labels,
-        counted: bool,
-        started: Instant,
-    ) -> Self {
-        Self { worker, state, target, labels, counted, started }
+    pub fn new(worker: Rc<Worker>, state: Rc<State>, method: Method) -> Self {
+        let labels = Labels {
+            method,
+            code: CLIENT_CLOSED_REQUEST,
+            reason: Reason::Weighted,
+            failure: Some(Failure::ClientGone),
+            route: 0,
+        };
+        Self { worker, state, target: None, labels, counted: true, started: Instant::now() }
+    }
+
+    /// `routes` are the labels of the snapshot's routes.
+    pub fn decided(&mut self, target: &Rc<Target>, decision: Decision, routes: &[u16]) {
+        self.target = Some(target.clone());
+        self.labels.reason = decision.reason;
+        self.labels.route = decision.route.map_or(0, |route| routes[route]);
+        self.counted = decision.counted;
+    }
+
+    /// Another version does the work.
+    pub fn stood_in(&mut self, target: &Rc<Target>) {
+        self.target = Some(target.clone());
+        self.labels.reason = Reason::Fallback;
+    }
+
+    /// The head of the answer is there.
+    pub fn answered(&mut self, status: StatusCode, failure: Option<Failure>) {
+        self.labels.code = status.as_u16();
+        self.labels.failure = failure;
     }
 }
 

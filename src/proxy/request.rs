@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -15,9 +14,9 @@ use super::connection::State;
 use super::error::Again;
 use super::headers::{self, RequestHead};
 use super::upstream::{Exchange, Failed};
-use super::worker::{Aligned, Stage, Target, Worker};
+use super::worker::{Aligned, Stage, Worker};
 use super::{Failure, Side};
-use crate::metrics::{Labels, cells};
+use crate::metrics::cells;
 use crate::route::{Decision, Reason};
 
 /// Answers one request, whatever happens: the failures of [`route_and_send`] become answers here, and only here.
@@ -26,10 +25,9 @@ pub async fn handle(
     state: Rc<State>,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let started = Instant::now();
     state.request_begins(worker.now());
-    let mut fate = Fate { method: cells::Method::of(request.method()), ..Fate::default() };
-    let outcome = route_and_send(&worker, &state, request, &mut fate).await;
+    let mut account = Account::new(worker.clone(), state.clone(), cells::Method::of(request.method()));
+    let outcome = route_and_send(&worker, &state, request, &mut account).await;
 
     let (mut answer, failure) = match outcome {
         Ok(answer) => (answer.map(Ok), None),
@@ -39,30 +37,12 @@ pub async fn handle(
         // Draining, or a client whose next bytes cannot be trusted to begin a request.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let labels =
-        Labels { method: fate.method, code: answer.status().as_u16(), reason: fate.reason, failure, route: fate.route };
+    account.answered(answer.status(), failure);
     state.answer_begins(worker.now());
-    let account = Account::new(worker, state, fate.target, labels, fate.counted, started);
     Ok(answer.map(|body| match body {
         Ok(exchange) => AnswerBody::upstream(exchange, account),
         Err(text) => AnswerBody::text(text, account),
     }))
-}
-
-/// What is known of a request so far, for the account at its end.
-struct Fate {
-    method: cells::Method,
-    /// The version that answered, or that failed last.
-    target: Option<Rc<Target>>,
-    reason: Reason,
-    route: u16,
-    counted: bool,
-}
-
-impl Default for Fate {
-    fn default() -> Self {
-        Self { method: cells::Method::Other, target: None, reason: Reason::Weighted, route: 0, counted: true }
-    }
 }
 
 /// The straight line: check, decide once from one snapshot, rewrite, send.
@@ -70,7 +50,7 @@ async fn route_and_send(
     worker: &Rc<Worker>,
     state: &Rc<State>,
     request: Request<Incoming>,
-    fate: &mut Fate,
+    account: &mut Account,
 ) -> Result<Response<Exchange>, Failure> {
     let live = worker.live().ok_or(Failure::NotReady)?;
     let policy = live.snapshot.policy();
@@ -82,10 +62,7 @@ async fn route_and_send(
     if decision.reason == Reason::Weighted {
         decided.cells.split.add(1);
     }
-    fate.target = Some(decided.clone());
-    fate.reason = decision.reason;
-    fate.route = decision.route.map_or(0, |route| live.routes[route]);
-    fate.counted = decision.counted;
+    account.decided(decided, decision, live.routes.as_slice());
 
     headers::to_upstream(&mut head, policy, state, worker.random());
     let upload = Rc::<Upload>::default();
@@ -96,12 +73,12 @@ async fn route_and_send(
     };
     let request = Request::from_parts(head, body);
 
-    let mut answer = send(worker, state, &live, request, &upload, decision, fate).await?;
+    let mut answer = send(worker, state, &live, request, &upload, decision, account).await?;
 
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked: `Upgrade` is not passed on.
         let failure = Failure::UpstreamInvalid;
-        if let Some(target) = &fate.target {
+        if let Some(target) = &account.target {
             target.cells.failures[failure as usize].add(1);
         }
         return Err(failure);
@@ -109,7 +86,7 @@ async fn route_and_send(
     *answer.version_mut() = Version::HTTP_11;
     headers::to_downstream(answer.headers_mut());
     if let Some(name) = &policy.version_header
-        && let Some(target) = &fate.target
+        && let Some(target) = &account.target
     {
         answer.headers_mut().insert(name, target.version_value.clone());
     }
@@ -128,7 +105,7 @@ async fn send(
     mut request: Request<RequestBody>,
     upload: &Upload,
     decision: Decision,
-    fate: &mut Fate,
+    account: &mut Account,
 ) -> Result<Response<Exchange>, Failure> {
     let policy = live.snapshot.policy();
     let mut backend = decision.backend;
@@ -145,8 +122,7 @@ async fn send(
             match other_version(live, backend, decision.backend) {
                 Some(other) if policy.retry.other_version => {
                     backend = other;
-                    fate.target = Some(live.targets[other].clone());
-                    fate.reason = Reason::Fallback;
+                    account.stood_in(&live.targets[other]);
                     continue;
                 }
                 _ => return Err(last),
