@@ -3,4 +3,5 @@
 mod support;
 
 mod arrows;
+mod rollout;
 mod split;
