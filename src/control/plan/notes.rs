@@ -1,5 +1,6 @@
 //! What an operator should know about a Rollout and its Services: what is wrong, and the remedy.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -68,11 +69,7 @@ fn pruned_providers(rollout: &Rollout) -> Option<String> {
 }
 
 /// A Service selects the Rollout's pods if every label it asks for, but the hash, is one of the pod template's.
-fn selects_nothing(
-    rollout: &Rollout,
-    name: &str,
-    selector: Option<&std::collections::BTreeMap<String, String>>,
-) -> Option<String> {
+fn selects_nothing(rollout: &Rollout, name: &str, selector: Option<&BTreeMap<String, String>>) -> Option<String> {
     let Some(selector) = selector else {
         return Some(format!(
             "Service {name}, which the Rollout names, does not exist: create it, or correct the name"

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::super::rollout::tests::{V1, V2, V3, named, published, read, shop, stage, updating};
 use super::*;
-use crate::route::{Identity, Snapshot};
+use crate::route::{Identity, Role, Snapshot};
 
 const NOTHING: Value = Value::Null;
 

@@ -199,7 +199,7 @@ pub fn reordered(events: &[Event], seed: u64) -> Vec<Event> {
     while order.len() < events.len() {
         let which = next(queues.len());
         let most = queues[which].len();
-        let burst = if seed % 2 == 0 { 1 } else { 1 + next(most.max(1)) };
+        let burst = if seed.is_multiple_of(2) { 1 } else { 1 + next(most.max(1)) };
         for _ in 0..burst.min(most) {
             order.extend(queues[which].pop());
         }
