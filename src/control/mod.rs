@@ -3,6 +3,9 @@
 //! A source (file, demo script, test) sends what it saw last through [`channel`]; [`run`] compiles it into a snapshot and
 //! publishes that. Whatever cannot be compiled is refused, counted and shown, and the last good snapshot keeps serving.
 
+pub mod plan;
+pub mod rollout;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 

@@ -16,6 +16,7 @@ mod names;
 mod program;
 mod refuse;
 mod reload;
+mod rollout;
 mod routes;
 mod signals;
 mod split;
