@@ -42,7 +42,7 @@ const QUIET: Duration = Duration::from_millis(30);
 /// Something in the directory may never rest; then the file is read all the same after this long.
 const RESTLESS: Duration = Duration::from_millis(300);
 /// A text that cannot be used may be half written: it is refused only if it stays the same for this long.
-const SECOND_LOOK: Duration = Duration::from_millis(100);
+const SECOND_LOOK: Duration = Duration::from_millis(250);
 /// A file that is rewritten without end is refused at last.
 const LOOKS: u32 = 10;
 
