@@ -33,34 +33,97 @@ impl fmt::Display for Cut {
 
 impl Error for Cut {}
 
-/// What became of a request's body; shared with the request that waits for the answer.
+/// What becomes of a request's body: shared with the request that waits for the answer, and with the client's connection.
 #[derive(Default)]
 pub struct Upload {
     pub failure: Cell<Option<Failure>>,
+    progress: Cell<Progress>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Progress {
+    /// There may be more to take.
+    #[default]
+    Moving,
+    /// Everything that has come was passed on: it is the client's turn.
+    Awaited,
+    /// It has come to its end.
+    Whole,
+    /// Nobody takes the rest.
+    Dropped,
+}
+
+impl Upload {
+    /// Somebody takes it, and it has not come to its end.
+    pub fn is_open(&self) -> bool {
+        matches!(self.progress.get(), Progress::Moving | Progress::Awaited)
+    }
+
+    pub fn is_awaited(&self) -> bool {
+        self.progress.get() == Progress::Awaited
+    }
+
+    pub fn is_whole(&self) -> bool {
+        self.progress.get() == Progress::Whole
+    }
 }
 
 /// A client's body on its way to the application.
-pub struct RequestBody {
-    incoming: Option<Incoming>,
+pub struct RequestBody(Option<Coming>);
+
+struct Coming {
+    incoming: Incoming,
     /// Bytes that may still come.
     room: u64,
-    upload: Option<Rc<Upload>>,
+    upload: Rc<Upload>,
 }
 
 impl RequestBody {
     pub fn empty() -> Self {
-        Self { incoming: None, room: 0, upload: None }
+        Self(None)
     }
 
     pub fn new(incoming: Incoming, limit: Option<u64>, upload: Rc<Upload>) -> Self {
-        Self { incoming: Some(incoming), room: limit.unwrap_or(u64::MAX), upload: Some(upload) }
+        Self(Some(Coming { incoming, room: limit.unwrap_or(u64::MAX), upload }))
     }
 
-    fn cut(&self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if let Some(upload) = &self.upload {
-            upload.failure.set(Some(failure));
+    /// What becomes of it, unless it is empty.
+    pub fn upload(&self) -> Option<&Rc<Upload>> {
+        self.0.as_ref().map(|coming| &coming.upload)
+    }
+}
+
+impl Coming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                self.upload.progress.set(Progress::Awaited);
+                Poll::Pending
+            }
+            Poll::Ready(None) => {
+                self.upload.progress.set(Progress::Whole);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(blame(&error)))),
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let Some(room) = self.room.checked_sub(bytes) else {
+                    return Poll::Ready(Some(Err(Failure::BodyTooLarge)));
+                };
+                self.room = room;
+                let last = frame.is_trailers() || self.incoming.is_end_stream();
+                self.upload.progress.set(if last { Progress::Whole } else { Progress::Moving });
+                Poll::Ready(Some(Ok(frame)))
+            }
         }
-        Poll::Ready(Some(Err(Cut(failure))))
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        if !self.upload.is_whole() {
+            self.upload.progress.set(Progress::Dropped);
+        }
     }
 }
 
@@ -69,28 +132,19 @@ impl Body for RequestBody {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Err(error))) => self.cut(blame(&error)),
-            Poll::Ready(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-                match self.room.checked_sub(bytes) {
-                    Some(room) => self.room = room,
-                    None => return self.cut(Failure::BodyTooLarge),
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-        }
+        let Some(coming) = &mut self.0 else { return Poll::Ready(None) };
+        coming.poll_frame(cx).map_err(|failure| {
+            coming.upload.failure.set(Some(failure));
+            Cut(failure)
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(|incoming| incoming.is_end_stream())
+        self.0.as_ref().is_none_or(|coming| coming.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), |incoming| incoming.size_hint())
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |coming| coming.incoming.size_hint())
     }
 }
 
@@ -233,7 +287,8 @@ impl Body for AnswerBody {
             Source::Upstream(exchange) => match exchange.poll_frame(cx) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Some(Ok(frame))) => {
-                    if exchange.is_end_stream() {
+                    // Trailers are the last frame, and hyper asks for none after them.
+                    if frame.is_trailers() || exchange.is_end_stream() {
                         self.end();
                     }
                     Poll::Ready(Some(Ok(frame)))

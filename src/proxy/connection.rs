@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::body::AnswerBody;
+use super::body::{AnswerBody, Upload};
 use super::worker::Worker;
 use super::{Failure, request, socket};
 use crate::route::policy::Timeouts;
@@ -30,6 +30,9 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// How long a connection without a request may stay while the worker drains.
 const DRAINING_IDLE: Duration = Duration::from_secs(1);
+
+/// How long a client may go on with a request that was refused, after the connection's end was announced to it.
+const LINGERING: Duration = Duration::from_secs(2);
 
 /// A moment, in ticks since the worker started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +58,10 @@ enum Phase {
     Waiting,
     /// The answer's head has been passed on.
     Answering,
+    /// The answer has ended, the request's body has not.
+    Tail,
+    /// The connection's end is announced; what still comes is thrown away.
+    Lingering,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +83,15 @@ pub struct State {
     since: Cell<Tick>,
     /// When the head of the request was complete.
     request_since: Cell<Tick>,
+    /// Whether the client speaks HTTP/1.0, where the connection's end may be the answer's.
+    old: Cell<bool>,
     /// Whether a request has ever come.
     served: Cell<bool>,
+    /// The body of the request, if it has one.
+    upload: RefCell<Option<Rc<Upload>>>,
     expired: Cell<Option<Failure>>,
+    /// Since when the client takes no more bytes, while there are some for it.
+    blocked: Cell<Option<Tick>>,
     verdict: Cell<Option<Verdict>>,
     waker: RefCell<Option<Waker>>,
     /// Headers that are the same for every request of this connection.
@@ -103,8 +116,11 @@ impl State {
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
             request_since: Cell::new(now),
+            upload: RefCell::new(None),
             expired: Cell::new(None),
+            blocked: Cell::new(None),
             verdict: Cell::new(None),
+            old: Cell::new(false),
             served: Cell::new(false),
             waker: RefCell::new(None),
             forwarding: RefCell::default(),
@@ -116,7 +132,9 @@ impl State {
         self.since.set(now);
     }
 
-    pub fn request_begins(&self, now: Tick) {
+    pub fn request_begins(&self, now: Tick, version: Version, upload: Option<Rc<Upload>>) {
+        self.old.set(version == Version::HTTP_10);
+        *self.upload.borrow_mut() = upload;
         self.served.set(true);
         self.expired.set(None);
         self.request_since.set(now);
@@ -128,7 +146,22 @@ impl State {
     }
 
     pub fn answer_ends(&self, now: Tick) {
-        self.enter(Phase::Idle, now);
+        self.enter(if self.is_uploading() { Phase::Tail } else { Phase::Idle }, now);
+    }
+
+    fn is_uploading(&self) -> bool {
+        self.upload.borrow().as_ref().is_some_and(|upload| upload.is_open())
+    }
+
+    /// Bytes have come from the client.
+    fn bytes_come(&self, now: Tick) {
+        match self.phase.get() {
+            Phase::Idle => self.enter(Phase::Head, now),
+            Phase::Tail if !self.is_uploading() => self.enter(Phase::Head, now),
+            // A body that still arrives keeps the application from answering.
+            Phase::Waiting | Phase::Tail => self.since.set(now),
+            Phase::Head | Phase::Answering | Phase::Lingering => {}
+        }
     }
 
     /// What the request in this connection has failed with, if its time is over.
@@ -140,10 +173,19 @@ impl State {
     /// Called once per tick. While the worker drains, a connection without a request is not waited for.
     pub fn look(&self, now: Tick, timeouts: &Timeouts, draining: bool) {
         let waited = |bound| now.has_passed(self.since.get(), bound);
+        if self.blocked.get().is_some_and(|since| now.has_passed(since, timeouts.idle)) {
+            return self.judge(Verdict::Abort);
+        }
         match self.phase.get() {
             Phase::Idle if waited(if draining { DRAINING_IDLE } else { timeouts.idle }) => self.judge(Verdict::Finish),
             Phase::Head if waited(timeouts.head) => self.judge(Verdict::HeadTimeout),
-            Phase::Waiting if waited(timeouts.first_byte) => self.expire(Failure::FirstByteTimeout),
+            Phase::Waiting if waited(timeouts.first_byte) => {
+                let awaited = self.upload.borrow().as_ref().is_some_and(|upload| upload.is_awaited());
+                self.expire(if awaited { Failure::BodyTimeout } else { Failure::FirstByteTimeout })
+            }
+            Phase::Tail if !self.is_uploading() => self.enter(Phase::Idle, now),
+            Phase::Tail if waited(timeouts.idle) => self.judge(Verdict::Abort),
+            Phase::Lingering if waited(LINGERING) => self.judge(Verdict::Abort),
             Phase::Waiting | Phase::Answering
                 if timeouts.request.is_some_and(|bound| now.has_passed(self.request_since.get(), bound)) =>
             {
@@ -175,6 +217,9 @@ impl State {
         if self.expired.get().is_none() {
             self.expired.set(Some(failure));
             self.wake();
+        } else if self.phase.get() == Phase::Answering {
+            // It was told a tick ago, and has not even looked: the client takes nothing.
+            self.judge(Verdict::Abort);
         }
     }
 
@@ -192,12 +237,24 @@ pub struct Socket {
     worker: Rc<Worker>,
 }
 
+impl Socket {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let blocked = &self.state.blocked;
+        if written.is_ready() {
+            blocked.set(None);
+        } else if blocked.get().is_none() {
+            blocked.set(Some(self.worker.now()));
+        }
+        written
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before && self.state.phase.get() == Phase::Idle {
-            self.state.enter(Phase::Head, self.worker.now());
+        if buf.filled().len() > before {
+            self.state.bytes_come(self.worker.now());
         }
         read
     }
@@ -205,14 +262,16 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(written)
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        socket::poll_send(&mut self.stream, cx, bufs)
+        let written = socket::poll_send(&mut self.stream, cx, bufs);
+        self.note(written)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
@@ -237,6 +296,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, state: Rc<State>) {
 /// hyper's connection, and what may end it from outside.
 struct Connection<S: HttpService<Incoming>> {
     http: Option<http1::Connection<TokioIo<Socket>, S>>,
+    /// What is left when `http` has ended before the client has.
+    rest: Option<TcpStream>,
     state: Rc<State>,
     worker: Rc<Worker>,
 }
@@ -255,13 +316,63 @@ where
             // The tick keeps the head's deadline; hyper's own would be a timer per request.
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(socket), service);
-        Self { http: Some(http), state, worker }
+        Self { http: Some(http), rest: None, state, worker }
     }
 
-    /// A head that took too long can still be answered: nothing was ever written for it.
+    /// hyper is through with the connection.
+    fn end(&mut self, outcome: hyper::Result<()>, cx: &mut Context<'_>) -> Poll<()> {
+        let refused = match &outcome {
+            // hyper has answered 400, 414 or 431 by itself; only the count is left to us.
+            Err(error) if error.is_parse_too_large() => Some(Failure::HeadTooLarge),
+            Err(error) if error.is_parse() => Some(Failure::BadRequest),
+            _ => None,
+        };
+        if let Some(failure) = refused {
+            self.worker.cells.refused[failure as usize].add(1);
+        }
+        if outcome.as_ref().is_err_and(hyper::Error::is_user) {
+            self.cut();
+        }
+        let Some(http) = self.http.take() else { return Poll::Ready(()) };
+        let unread = self.state.upload.borrow().as_ref().is_some_and(|upload| !upload.is_whole());
+        if refused.is_some() || (outcome.is_ok() && unread) {
+            self.state.enter(Phase::Lingering, self.worker.now());
+            self.rest = Some(http.into_parts().io.into_inner().stream);
+        }
+        self.linger(cx)
+    }
+
+    /// An answer ends before its time. In HTTP/1.0 it could be taken for a whole one, unless the connection is reset.
+    fn cut(&mut self) {
+        if self.state.old.get()
+            && let Some(http) = self.http.take()
+        {
+            // An error means that there is no connection any more.
+            let _ = http.into_parts().io.into_inner().stream.set_zero_linger();
+        }
+    }
+
+    /// A client that is still sending would be sent a reset if the socket were closed now, and could lose the answer
+    /// with it (RFC 9112 section 9.6). So what it sends is read, for a while.
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &mut self.rest else { return Poll::Ready(()) };
+        let mut waste = [0; 16 * 1024];
+        loop {
+            let mut buf = ReadBuf::new(&mut waste);
+            match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// A head that took too long can still be answered, unless the client has not taken the answer before it.
     fn answer_head_timeout(&mut self) {
         self.worker.cells.refused[Failure::HeadTimeout as usize].add(1);
-        if let Some(http) = self.http.take() {
+        if let Some(http) = self.http.take()
+            && self.state.blocked.get().is_none()
+        {
             let stream = http.into_parts().io.into_inner().stream;
             // One try: a peer that reads nothing is not waited for.
             let _ = stream.try_write(&last_words(Failure::HeadTimeout));
@@ -291,43 +402,43 @@ where
 {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match self.state.verdict.take() {
-            None => {}
-            Some(Verdict::Abort) => return Poll::Ready(()),
-            Some(Verdict::HeadTimeout) => {
-                self.answer_head_timeout();
-                return Poll::Ready(());
-            }
-            Some(Verdict::Finish) => {
-                if let Some(http) = &mut self.http {
-                    // First take what has arrived: a request that is here already shall not be lost.
-                    if Pin::new(&mut *http).poll(cx).is_ready() {
-                        return Poll::Ready(());
-                    }
-                    Pin::new(http).graceful_shutdown();
-                }
-            }
-        }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
         {
-            let mut waker = self.state.waker.borrow_mut();
+            let mut waker = this.state.waker.borrow_mut();
             if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());
             }
         }
-        let Some(http) = &mut self.http else { return Poll::Ready(()) };
+        match this.state.verdict.take() {
+            None => {}
+            Some(Verdict::Abort) => {
+                if this.state.phase.get() == Phase::Answering {
+                    this.cut();
+                }
+                return Poll::Ready(());
+            }
+            Some(Verdict::HeadTimeout) => {
+                this.answer_head_timeout();
+                return Poll::Ready(());
+            }
+            Some(Verdict::Finish) => {
+                if let Some(http) = &mut this.http {
+                    // First take what has arrived: a request that is here already shall not be lost.
+                    if let Poll::Ready(outcome) = Pin::new(&mut *http).poll(cx) {
+                        return this.end(outcome, cx);
+                    }
+                    // Nor one of which a part is here; its answer will tell the client to leave.
+                    if this.state.phase.get() != Phase::Head {
+                        Pin::new(http).graceful_shutdown();
+                    }
+                }
+            }
+        }
+        let Some(http) = &mut this.http else { return this.linger(cx) };
         match Pin::new(http).poll(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) => Poll::Ready(()),
-            Poll::Ready(Err(error)) => {
-                // hyper has answered 400, 414 or 431 by itself; only the count is left to us.
-                if error.is_parse_too_large() {
-                    self.worker.cells.refused[Failure::HeadTooLarge as usize].add(1);
-                } else if error.is_parse() {
-                    self.worker.cells.refused[Failure::BadRequest as usize].add(1);
-                }
-                Poll::Ready(())
-            }
+            Poll::Ready(outcome) => this.end(outcome, cx),
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum Failure {
     UpstreamCut,
     /// The client went away before its answer was complete.
     ClientGone,
+    /// No further byte of the body came within `timeouts.first-byte`.
+    BodyTimeout,
 }
 
 /// Whose fault it is.
@@ -62,7 +64,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 17] = [
+    pub const ALL: [Failure; 18] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -80,6 +82,7 @@ impl Failure {
         Failure::RequestTimeout,
         Failure::UpstreamCut,
         Failure::ClientGone,
+        Failure::BodyTimeout,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -213,6 +216,13 @@ impl Failure {
                 ("upstream_cut", StatusCode::BAD_GATEWAY, Upstream, Never, "the application cut its answer")
             }
             Failure::ClientGone => ("client_gone", StatusCode::BAD_REQUEST, Downstream, Never, "the client went away"),
+            Failure::BodyTimeout => (
+                "body_timeout",
+                StatusCode::REQUEST_TIMEOUT,
+                Downstream,
+                Never,
+                "the request's body did not arrive in time",
+            ),
         }
     }
 }

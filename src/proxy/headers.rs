@@ -202,11 +202,16 @@ pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64
     if present.expect {
         headers.remove(EXPECT);
     }
-    if present.content_length {
-        headers.remove(CONTENT_LENGTH);
+    // Framing is written anew by hyper, but for what it would leave out: the length of an empty body, which some
+    // applications insist on, and the coding of a GET's body, without which it would drop the body.
+    if present.content_length
+        && let Some(length) = headers.remove(CONTENT_LENGTH)
+        && length.as_bytes().iter().all(|digit| *digit == b'0')
+    {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     if present.transfer_encoding {
-        headers.remove(TRANSFER_ENCODING);
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 
     forwarded(headers, policy, state);

@@ -25,9 +25,11 @@ pub async fn handle(
     state: Rc<State>,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    state.request_begins(worker.now());
+    let upload = (!request.body().is_end_stream()).then(Rc::<Upload>::default);
+    state.request_begins(worker.now(), request.version(), upload.clone());
+    // From here on the request is counted when this is dropped, even if its client does not wait for an answer.
     let mut account = Account::new(worker.clone(), state.clone(), cells::Method::of(request.method()));
-    let outcome = route_and_send(&worker, &state, request, &mut account).await;
+    let outcome = route_and_send(&worker, &state, request, upload, &mut account).await;
 
     let (mut answer, failure) = match outcome {
         Ok(answer) => (answer.map(Ok), None),
@@ -50,6 +52,7 @@ async fn route_and_send(
     worker: &Rc<Worker>,
     state: &Rc<State>,
     request: Request<Incoming>,
+    upload: Option<Rc<Upload>>,
     account: &mut Account,
 ) -> Result<Response<Exchange>, Failure> {
     let live = worker.live().ok_or(Failure::NotReady)?;
@@ -65,15 +68,13 @@ async fn route_and_send(
     account.decided(decided, decision, live.routes.as_slice());
 
     headers::to_upstream(&mut head, policy, state, worker.random());
-    let upload = Rc::<Upload>::default();
-    let body = if incoming.is_end_stream() {
-        RequestBody::empty()
-    } else {
-        RequestBody::new(incoming, policy.limits.body_bytes, upload.clone())
+    let body = match &upload {
+        Some(upload) => RequestBody::new(incoming, policy.limits.body_bytes, upload.clone()),
+        None => RequestBody::empty(),
     };
     let request = Request::from_parts(head, body);
 
-    let mut answer = send(worker, state, &live, request, &upload, decision, account).await?;
+    let mut answer = send(worker, state, &live, request, upload.as_deref(), decision, account).await?;
 
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked: `Upgrade` is not passed on.
@@ -103,7 +104,7 @@ async fn send(
     state: &Rc<State>,
     live: &Rc<Aligned>,
     mut request: Request<RequestBody>,
-    upload: &Upload,
+    upload: Option<&Upload>,
     decision: Decision,
     account: &mut Account,
 ) -> Result<Response<Exchange>, Failure> {
@@ -131,12 +132,12 @@ async fn send(
         if policy.tell_upstream {
             headers::tell(request.headers_mut(), target);
         }
-        let spare = spare(&request);
+        let spare = if tries_left > 0 { spare(&request) } else { None };
         match endpoint.send(request, target, policy, state).await {
             Ok(answer) => return Ok(answer),
             Err(Failed { failure, request: unsent }) => {
                 // A body that broke on the client's side is not the application's fault.
-                let failure = upload.failure.get().unwrap_or(failure);
+                let failure = upload.and_then(|upload| upload.failure.get()).unwrap_or(failure);
                 target.cells.failures[failure as usize].add(1);
                 last = failure;
                 let again = match failure.again() {

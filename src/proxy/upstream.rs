@@ -2,7 +2,8 @@
 //!
 //! A connection to an endpoint has no task of its own: whoever uses it polls it. While a request waits for its answer
 //! the request does, while the answer's body is passed on the body does, and an idle connection is looked at by the
-//! worker's tick and once more when it is taken. This saves two hand-overs between tasks per request.
+//! worker's tick and once more when it is taken. This saves two hand-overs between tasks per request. The exception is an
+//! answer that begins before the request's body has ended: then the two go their ways independently, in two tasks.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -20,6 +21,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 use super::body::RequestBody;
 use super::connection::{State, Tick};
@@ -60,7 +62,8 @@ impl Upstream {
         *endpoints = next;
     }
 
-    /// The one with fewer requests in flight of two random endpoints; `failed` ones only if there is no other.
+    /// The one with fewer requests in flight of two random endpoints; after a failure the one with the fewest of all
+    /// that have not failed. `None` if there is none.
     pub fn choose(&self, random: u64, failed: &[SocketAddr]) -> Option<Rc<Endpoint>> {
         let endpoints = self.endpoints.borrow();
         match endpoints.as_slice() {
@@ -108,22 +111,58 @@ struct Idle {
 /// One connection: hyper's handle, its engine, and whether a byte of an answer has come.
 struct Wire {
     sender: http1::SendRequest<RequestBody>,
-    engine: http1::Connection<TokioIo<UpstreamSocket>, RequestBody>,
+    engine: Engine,
     answered: Rc<Cell<bool>>,
-    target: Rc<Target>,
 }
 
 impl Wire {
     /// Lets the engine see what happened since it was last polled.
     fn is_alive(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.engine).poll(&mut context).is_pending() && !self.sender.is_closed()
+        self.engine.poll(&mut context).is_pending() && !self.sender.is_closed()
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.target.cells.connections.add(-1);
+        if let Engine::Apart(task) = &self.engine {
+            task.abort();
+        }
+    }
+}
+
+/// What moves a connection's bytes.
+enum Engine {
+    /// Polled by whoever uses the connection.
+    Here(http1::Connection<TokioIo<UpstreamSocket>, RequestBody>),
+    /// In a task of its own, because the answer has begun before the request's body ended: the body goes on whether or not
+    /// anybody reads the answer, and after it. Such a connection serves no further request.
+    Apart(JoinHandle<()>),
+    /// The connection is closed.
+    Ended,
+}
+
+impl Engine {
+    /// Ready: the connection is closed. hyper's part is dropped then, which gives a request back that it has not begun
+    /// to send; otherwise its sender would wait for ever.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let connection = match self {
+            Engine::Here(connection) => connection,
+            Engine::Apart(_) => return Poll::Pending,
+            Engine::Ended => return Poll::Ready(()),
+        };
+        // How it ended, hyper tells the request.
+        let ended = Pin::new(connection).poll(cx).map(drop);
+        if ended.is_ready() {
+            *self = Engine::Ended;
+        }
+        ended
+    }
+
+    fn set_apart(&mut self) {
+        if let Engine::Here(connection) = std::mem::replace(self, Engine::Ended) {
+            *self = Engine::Apart(tokio::task::spawn_local(async move { drop(connection.await) }));
+        }
     }
 }
 
@@ -155,6 +194,7 @@ impl Endpoint {
             },
         };
         wire.answered.set(false);
+        let upload = request.body().upload().cloned();
         let answer = {
             // `unconstrained`: this future is polled with a waker that does nothing, because only the engine below can
             // make it ready; it must therefore never be told to come back later.
@@ -171,21 +211,24 @@ impl Endpoint {
                 // When this is polled for the second time, the answer is probably there. Then nobody waits for the
                 // engine, and a waker left with it would only have this connection polled once more, for nothing.
                 if sent {
-                    let _ = Pin::new(&mut *engine).poll(&mut noop);
+                    let _ = engine.poll(&mut noop);
                     if let Poll::Ready(answer) = answer.as_mut().poll(&mut noop) {
                         return Poll::Ready(answer.map_err(unanswered));
                     }
                 }
                 sent = true;
-                let _ = Pin::new(&mut *engine).poll(cx);
+                let _ = engine.poll(cx);
                 answer.as_mut().poll(&mut noop).map_err(unanswered)
             })
             .await
         };
         match answer {
             Ok(answer) => {
-                let policy_keeps = policy.limits.upstream_idle_connections;
-                Ok(answer.map(|incoming| Exchange { incoming, wire, flight, keep: policy_keeps }))
+                if upload.as_ref().is_some_and(|upload| upload.is_open()) {
+                    wire.engine.set_apart();
+                }
+                let (keep, has_upload) = (policy.limits.upstream_idle_connections, upload.is_some());
+                Ok(answer.map(|incoming| Exchange { incoming, wire, flight, keep, has_upload }))
             }
             Err(mut failed) => {
                 // hyper calls a reset and a half answer by the same name; the socket knows whether a byte had come.
@@ -250,15 +293,13 @@ async fn connect(
     // Without it a small request could wait for the acknowledgement of the one before. It fails on dead sockets only.
     let _ = stream.set_nodelay(true);
     let answered = Rc::new(Cell::new(false));
-    let socket = UpstreamSocket { stream, answered: answered.clone() };
+    let socket = UpstreamSocket::new(stream, answered.clone(), target.clone());
     let (sender, engine) = http1::Builder::new()
         .max_buf_size(policy.limits.header_bytes.max(READ_AT_ONCE))
         .handshake(TokioIo::new(socket))
         .await
         .map_err(|_| Failure::ConnectRefused)?;
-    target.cells.connections.add(1);
-    target.cells.connections_opened.add(1);
-    Ok(Box::new(Wire { sender, engine, answered, target: target.clone() }))
+    Ok(Box::new(Wire { sender, engine: Engine::Here(engine), answered }))
 }
 
 /// One request in flight on an endpoint.
@@ -289,6 +330,7 @@ pub struct Exchange {
     flight: Flight,
     /// How many idle connections the endpoint may keep.
     keep: usize,
+    has_upload: bool,
 }
 
 impl Exchange {
@@ -299,11 +341,11 @@ impl Exchange {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
             return Poll::Ready(frame);
         }
-        let _ = Pin::new(&mut self.wire.engine).poll(&mut noop);
+        let _ = self.wire.engine.poll(&mut noop);
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut noop) {
             return Poll::Ready(frame);
         }
-        let _ = Pin::new(&mut self.wire.engine).poll(cx);
+        let _ = self.wire.engine.poll(cx);
         Pin::new(&mut self.incoming).poll_frame(cx)
     }
 
@@ -315,21 +357,46 @@ impl Exchange {
         self.incoming.size_hint()
     }
 
-    /// After the last frame: keeps the connection for the next request. If the request's body is not through yet, the
-    /// connection is found not ready when it is taken, and dropped.
-    pub fn give_back(self, now: Tick) {
-        let endpoint = &self.flight.endpoint;
-        let mut idle = endpoint.idle.borrow_mut();
-        if !endpoint.gone.get() && idle.len() < self.keep {
-            idle.push(Idle { wire: self.wire, since: now });
+    /// After the last frame: keeps the connection for the next request, unless the body of this one is not through yet.
+    /// Then it is left to itself, and ends when the body has ended.
+    pub fn give_back(mut self, now: Tick) {
+        if self.has_upload && self.wire.is_alive() && !self.wire.sender.is_ready() {
+            self.wire.engine.set_apart();
+        }
+        match self.wire.engine {
+            Engine::Here(_) => {
+                let endpoint = &self.flight.endpoint;
+                let mut idle = endpoint.idle.borrow_mut();
+                if !endpoint.gone.get() && idle.len() < self.keep {
+                    idle.push(Idle { wire: self.wire, since: now });
+                }
+            }
+            // A task whose handle is gone goes on.
+            Engine::Apart(_) => self.wire.engine = Engine::Ended,
+            Engine::Ended => {}
         }
     }
 }
 
-/// The socket to an endpoint, which notes that a byte has come.
+/// The socket to an endpoint, which notes that a byte has come, and is counted while it is open.
 struct UpstreamSocket {
     stream: TcpStream,
     answered: Rc<Cell<bool>>,
+    target: Rc<Target>,
+}
+
+impl UpstreamSocket {
+    fn new(stream: TcpStream, answered: Rc<Cell<bool>>, target: Rc<Target>) -> Self {
+        target.cells.connections.add(1);
+        target.cells.connections_opened.add(1);
+        Self { stream, answered, target }
+    }
+}
+
+impl Drop for UpstreamSocket {
+    fn drop(&mut self) {
+        self.target.cells.connections.add(-1);
+    }
 }
 
 impl AsyncRead for UpstreamSocket {
@@ -362,5 +429,56 @@ impl AsyncWrite for UpstreamSocket {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::route::Role;
+
+    fn get() -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::empty());
+        request.headers_mut().insert("host", HeaderValue::from_static("a"));
+        request
+    }
+
+    /// hyper reads before it takes a request over; if it reads the end of the connection then, the request comes back.
+    /// Here the end stays unseen until then because the task has used up what it may do at once.
+    #[tokio::test]
+    async fn a_request_that_meets_the_end_of_an_idle_connection_comes_back_unsent() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let endpoint = Rc::new(Endpoint::new(listener.local_addr().unwrap()));
+        let target = Rc::new(Target {
+            role: Role::Stable,
+            version_value: HeaderValue::from_static("a"),
+            baggage_value: HeaderValue::from_static("a"),
+            upstream: Rc::default(),
+            cells: Default::default(),
+        });
+        let (policy, state) = (Policy::default(), State::new(endpoint.address, endpoint.address, Tick(0)));
+        let application = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (first, stream) = tokio::join!(endpoint.send(get(), &target, &policy, &state), application);
+        first.map_err(|failed| failed.failure).unwrap().into_body().give_back(Tick(0));
+        drop(stream);
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        let second = endpoint.send(get(), &target, &policy, &state);
+        let second = tokio::time::timeout(Duration::from_secs(20), second).await.expect("nobody waits for ever");
+        let failed = second.err().expect("the connection is closed");
+        assert_eq!(failed.failure, Failure::UpstreamClosed);
+        assert!(failed.request.is_some());
+        assert_eq!(target.cells.connections.get(), 0);
+        assert_eq!(target.cells.in_flight.get(), 0);
     }
 }

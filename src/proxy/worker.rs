@@ -21,7 +21,7 @@ use super::upstream::Upstream;
 use super::{Failure, Settings};
 use crate::metrics::{Metrics, ProxyCells, VersionCells};
 use crate::route::live::{Live, View};
-use crate::route::policy::{Limits, Policy};
+use crate::route::policy::{Limits, Policy, Timeouts};
 use crate::route::{Role, Snapshot, VersionHash};
 
 /// How far the proxy has come with leaving.
@@ -49,13 +49,15 @@ pub fn bind(settings: Settings) -> io::Result<Bound> {
     let mut sockets: Vec<Vec<StdListener>> = (0..settings.workers).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
     for listener in &settings.listeners {
-        let first = open(listener.address, true).map_err(|error| in_use(listener.address, error))?;
+        // The first socket of a listener is opened alone, so that a port in use is an error and not shared silently, and
+        // closed again. The kernel never chooses a shared port for 0, and nobody shall get it in between.
+        let chosen = listener.address.port() == 0;
+        let first = open(listener.address, !chosen).map_err(|error| in_use(listener.address, error))?;
         let address = first.local_addr()?;
-        // The first socket of a listener is opened alone, so that a port in use is an error and not shared silently;
-        // it then only reserves the number for the others.
-        drop(first);
+        let mut first = chosen.then_some(first);
         for worker in &mut sockets {
-            worker.push(open(address, false).map_err(|error| in_use(address, error))?);
+            let open = || open(address, false).map_err(|error| in_use(address, error));
+            worker.push(first.take().map_or_else(open, Ok)?);
         }
         addresses.push(address);
     }
@@ -333,12 +335,12 @@ impl Worker {
     /// The slow clock: a tenth of a second has passed.
     fn look(&self) {
         self.tick.set(Tick(self.tick.get().0 + 1));
-        let Some(live) = self.live() else { return };
-        let timeouts = &live.snapshot.policy().timeouts;
+        let live = self.live();
+        let timeouts = live.as_ref().map_or_else(Timeouts::default, |live| live.snapshot.policy().timeouts.clone());
         for connection in self.connections.borrow().values() {
-            connection.look(self.now(), timeouts, self.stage() >= Stage::Draining);
+            connection.look(self.now(), &timeouts, self.stage() >= Stage::Draining);
         }
-        for target in &live.targets {
+        for target in live.iter().flat_map(|live| &live.targets) {
             target.upstream.look(self.now(), timeouts.upstream_idle);
         }
     }

@@ -26,11 +26,13 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the first byte of a request's head to its last. Then 408.
     pub head: Duration,
-    /// From the request's head to the head of its answer. Then 504.
+    /// From the last byte of the request that has come, of its head or its body, to the head of the answer. Then 504;
+    /// or 408, if the application has got everything and the client owes the rest of the body.
     pub first_byte: Duration,
     /// From the request's head to the last byte of its answer. Then 504, or a cut answer. `None`: no bound.
     pub request: Option<Duration>,
-    /// A client's connection without a request. Then it is closed.
+    /// A client's connection without a request, or between two pieces of a body that goes on after its answer, or one that
+    /// takes no more of its answer. Then it is closed.
     pub idle: Duration,
     /// A connection to an endpoint without a request. Then it is closed.
     pub upstream_idle: Duration,

@@ -102,6 +102,34 @@ async fn a_request_that_has_arrived_before_the_drain_is_answered() {
 }
 
 #[tokio::test]
+async fn a_request_that_has_half_arrived_before_the_drain_is_answered() {
+    let app = App::start("stable").await;
+    let proxy = Proxy::start_with(before(&app), |settings| {
+        settings.proxy.workers = 1;
+        settings.proxy.drain = Drain { delay: Duration::ZERO, timeout: Duration::from_secs(10) };
+    })
+    .await;
+    let (address, admin) = (proxy.address, proxy.admin);
+    let mut wire = Wire::connect(address).await;
+    wire.send("GET /bytes/3 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    wire.until("xxx").await;
+    wire.send("GET /bytes/3 HTTP/1.1\r\n").await;
+    // The one worker has seen those bytes when it has answered what came after them.
+    let mut other = Client::connect(address).await;
+    for _ in 0..20 {
+        other.get("/").await;
+    }
+    let drain = tokio::spawn(proxy.running.drain());
+    is_leaving(admin).await;
+    eventually("the other connection closed", async || other.is_closed()).await;
+    wire.send("Host: a\r\n\r\n").await;
+    let answer = wire.end().await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("xxx"), "{answer:?}");
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+    assert_eq!(soon("the drain", drain).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_stuck_request_is_cut_when_the_time_is_over() {
     let app = App::start("stable").await;
     let proxy = start(&app, Duration::ZERO, Duration::from_millis(300)).await;

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::Request;
 use splitway::route::{Role, Routing};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{App, Client, Proxy, Scripted, Then, dead, eventually, raw, routing, scripted};
+use crate::support::{App, Client, Proxy, Scripted, Then, dead, eventually, raw, routing, scripted, soon};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -223,6 +224,18 @@ async fn bytes_after_an_answer_never_become_the_next_one() {
     for _ in 0..20 {
         assert_eq!(client.get("/").await.text(), "ok");
     }
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_sees_a_cut_too() {
+    let address = scripted("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    let proxy = Proxy::start(routing(&[("stable", Role::Stable, 1, &[address])])).await;
+    let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await.unwrap();
+    // Without a length or chunks, an orderly end would be the end of the answer.
+    let mut answer = Vec::new();
+    let end = soon("the end", stream.read_to_end(&mut answer)).await;
+    assert!(end.is_err(), "{}", String::from_utf8_lossy(&answer));
 }
 
 #[tokio::test]

@@ -174,6 +174,23 @@ async fn what_is_in_flight_shows_while_it_is() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_before_its_answer_is_counted() {
+    let app = App::start("stable").await;
+    let proxy = one_worker(routing(&[("stable", Role::Stable, 1, &[app.address])])).await;
+    let mut wire = Wire::connect(proxy.address).await;
+    wire.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    app.reaches(1).await;
+    drop(wire);
+    let gone = "splitway_requests_total{version=\"stable\",role=\"stable\",method=\"GET\",code=\"499\",\
+                reason=\"weighted\",route=\"\",failure=\"client_gone\"}";
+    eventually("the request counted", async || proxy.metric(gone).await == 1.0).await;
+    let scrape = Scrape::of(&proxy).await;
+    assert_eq!(scrape.sum("splitway_requests_total", &[]), 1.0);
+    assert_eq!(scrape.sum("splitway_request_duration_seconds_count", &[]), 1.0);
+    assert_eq!(scrape.sum("splitway_upstream_failures_total", &[]), 0.0, "not the application's fault");
+}
+
+#[tokio::test]
 async fn retries_failures_and_reasons_are_told_apart() {
     let stable = App::start("stable").await;
     let proxy = one_worker(routing(&[

@@ -6,6 +6,7 @@ use http::{Method, Request};
 use splitway::route::policy::Policy;
 use splitway::route::{Identity, Role};
 use splitway::{Settings, control, proxy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{App, Client, Proxy, Scripted, Then, Wire, eventually, raw, routing};
 
@@ -351,6 +352,54 @@ async fn an_answer_that_does_not_begin_in_time_is_answered_504() {
 }
 
 #[tokio::test]
+async fn a_slow_upload_is_not_the_applications_delay() {
+    let scene = Scene::with(|policy| policy.timeouts.first_byte = Duration::from_millis(500)).await;
+    let mut wire = Wire::connect(scene.proxy.address).await;
+    wire.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n").await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        wire.send("x").await;
+    }
+    let answer = wire.until("xxxxx").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upload_that_stops_is_answered_408_and_is_not_the_applications_failure() {
+    let scene = Scene::with(|policy| policy.timeouts.first_byte = Duration::from_millis(200)).await;
+    let mut wire = Wire::connect(scene.proxy.address).await;
+    wire.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nhalf").await;
+    let answer = wire.end().await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("x-splitway-reason: body_timeout\r\n"), "{answer}");
+    let failure = "splitway_upstream_failures_total{version=\"stable\",role=\"stable\",failure=\"first_byte_timeout\"}";
+    assert_eq!(scene.proxy.metric(failure).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_not_waited_for_without_end() {
+    let scene = Scene::with(|policy| policy.timeouts.idle = Duration::from_millis(300)).await;
+    let mut wire = Wire::connect(scene.proxy.address).await;
+    wire.send("GET /bytes/100000000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    wire.until("HTTP/1.1 200").await;
+    eventually("the connection cut", async || scene.proxy.metric("splitway_downstream_connections").await == 0.0).await;
+    assert!(wire.end().await.len() < 100_000_000);
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_in_the_middle_of_its_body_can_read_why() {
+    let scene = Scene::with(|policy| policy.limits.body_bytes = Some(1000)).await;
+    let mut stream = Wire::connect(scene.proxy.address).await.into_stream();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Many a client reads nothing until everything is written.
+    stream.write_all(&vec![b'x'; 30_000_000]).await.expect("the connection is not reset");
+    let mut answer = String::new();
+    crate::support::soon("the answer", stream.read_to_string(&mut answer)).await.expect("a proper end");
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
 async fn a_request_that_does_not_end_in_time_is_answered_504_or_cut() {
     let scene = Scene::with(|policy| policy.timeouts.request = Some(Duration::from_millis(200))).await;
     let answer = scene.proxy.client().await.get("/held").await;
@@ -363,6 +412,16 @@ async fn a_request_that_does_not_end_in_time_is_answered_504_or_cut() {
     let proxy = Proxy::start(routing).await;
     let answer = raw(proxy.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nhalf"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_gets_no_more_time() {
+    let scene = Scene::with(|policy| policy.timeouts.request = Some(Duration::from_millis(300))).await;
+    let mut wire = Wire::connect(scene.proxy.address).await;
+    wire.send("GET /bytes/100000000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    wire.until("HTTP/1.1 200").await;
+    eventually("the connection cut", async || scene.proxy.metric("splitway_downstream_connections").await == 0.0).await;
+    assert!(wire.end().await.len() < 100_000_000);
 }
 
 #[tokio::test]
@@ -393,4 +452,23 @@ async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
     let running = splitway::bind(settings).unwrap().start(receiver).unwrap();
     let answer = Client::connect(running.listeners()[0]).await.get("/").await;
     assert_eq!((answer.status, answer.reason()), (503, "not_ready"));
+}
+
+#[tokio::test]
+async fn time_passes_before_the_first_snapshot_too() {
+    let settings = Settings {
+        proxy: proxy::Settings {
+            listeners: vec![proxy::Listener { address: ([127, 0, 0, 1], 0).into() }],
+            workers: 1,
+            drain: proxy::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
+        },
+        admin: None,
+        identity: Identity::random(),
+    };
+    let (_observations, receiver) = control::channel();
+    let running = splitway::bind(settings).unwrap().start(receiver).unwrap();
+    let silent = Wire::connect(running.listeners()[0]).await;
+    let cut = crate::support::soon("the drain", running.drain()).await;
+    assert_eq!(cut, 0, "an idle connection is not waited for");
+    assert_eq!(silent.end().await, "");
 }

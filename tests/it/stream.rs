@@ -202,6 +202,97 @@ async fn trailers_pass_in_both_directions() {
 }
 
 #[tokio::test]
+async fn an_answer_with_trailers_is_whole_and_its_connection_is_used_again() {
+    let app = Scripted::start(|_, _| {
+        Then::Answer("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 2\r\n\r\n".to_owned())
+    })
+    .await;
+    let proxy = before(app.address).await;
+    let mut client = proxy.client().await;
+    for _ in 0..2 {
+        assert_eq!(client.get("/").await.text(), "ok");
+    }
+    let opened = "splitway_upstream_connections_opened_total{version=\"stable\",role=\"stable\"}";
+    assert_eq!(proxy.metric(opened).await, 1.0);
+    let good = "splitway_requests_total{version=\"stable\",role=\"stable\",method=\"GET\",code=\"200\",\
+                reason=\"weighted\",route=\"\",failure=\"\"}";
+    assert_eq!(proxy.metric(good).await, 2.0);
+}
+
+#[tokio::test]
+async fn a_get_with_chunks_keeps_its_body() {
+    let app = App::start("stable").await;
+    let proxy = before(app.address).await;
+    let mut wire = Wire::connect(proxy.address).await;
+    wire.send("GET /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n").await;
+    wire.send("GET /status/404 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answers = wire.until("HTTP/1.1 404").await;
+    assert!(answers.contains("transfer-encoding: chunked\n") && answers.contains("\n\nhiHTTP/1.1"), "{answers}");
+}
+
+#[tokio::test]
+async fn a_length_of_0_is_passed_on() {
+    let app = App::start("stable").await;
+    let proxy = before(app.address).await;
+    let mut client = proxy.client().await;
+    // Some applications refuse a POST without a length (411).
+    let echo = client.send(Request::post("/echo").header("content-length", "0")).await.text();
+    assert_eq!(echo.matches("content-length: 0\n").count(), 1, "{echo}");
+    let echo = client.get("/echo").await.text();
+    assert!(!echo.contains("content-length"), "{echo}");
+}
+
+/// An application that answers before it has read anything, and tells when it has read everything.
+async fn early(
+    answer: impl AsRef<[u8]> + Send + 'static,
+    upload: u64,
+) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    let (address, listener) = accept().await;
+    let application = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        head(&mut stream).await;
+        let (mut reader, mut writer) = stream.split();
+        let (written, ()) = tokio::join!(writer.write_all(answer.as_ref()), drink(&mut reader, upload));
+        written.unwrap();
+    });
+    (address, application)
+}
+
+#[tokio::test]
+async fn an_upload_that_outlasts_its_answer_arrives_whole() {
+    const UPLOAD: usize = 64 << 20;
+    let (address, application) = early("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly", UPLOAD as u64).await;
+    let mut routing = routing(&[("stable", Role::Stable, 1, &[address])]);
+    routing.policy.timeouts.head = Duration::from_millis(200);
+    let proxy = Proxy::start_with(routing, |settings| settings.proxy.workers = 1).await;
+    let mut wire = Wire::connect(proxy.address).await;
+    wire.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {UPLOAD}\r\n\r\n")).await;
+    wire.until("early").await;
+    wire.send(vec![b'x'; UPLOAD]).await;
+    soon("the whole upload", application).await.unwrap();
+    // What comes next is a request like any other.
+    wire.send("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(wire.until("method_refused").await.starts_with("HTTP/1.1 405 "));
+    let connections = "splitway_upstream_connections{version=\"stable\",role=\"stable\"}";
+    crate::support::eventually("no connection left", async || proxy.metric(connections).await == 0.0).await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_its_answer_is_not_read() {
+    const EACH: usize = 64 << 20;
+    let answer = [format!("HTTP/1.1 200 OK\r\ncontent-length: {EACH}\r\n\r\n").as_bytes(), &vec![b'x'; EACH]].concat();
+    let (address, application) = early(answer, EACH as u64).await;
+    let proxy = before(address).await;
+    let mut wire = Wire::connect(proxy.address).await;
+    wire.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {EACH}\r\n\r\n")).await;
+    wire.send(vec![b'x'; EACH]).await;
+    let mut stream = wire.into_stream();
+    head(&mut stream).await;
+    drink(&mut stream, EACH as u64).await;
+    soon("the application", application).await.unwrap();
+}
+
+#[tokio::test]
 async fn answers_that_have_no_body_have_none_whatever_their_length_says() {
     for (method, head, expected_length) in [
         ("HEAD", "200 OK\r\ncontent-length: 1000", Some("1000")),

@@ -308,6 +308,11 @@ impl Client {
         Self { address, sender: Some(handshake(address).await.expect("a connection")) }
     }
 
+    /// Whether the proxy has closed the connection.
+    pub fn is_closed(&self) -> bool {
+        self.sender.as_ref().is_none_or(SendRequest::is_closed)
+    }
+
     pub async fn get(&mut self, target: &str) -> Answer {
         self.send(Request::get(target)).await
     }
