@@ -44,7 +44,14 @@ pub struct Contestant {
 }
 
 impl Contestant {
-    pub async fn start(kind: Kind, binary: &Path, servers: &Servers, options: &Options) -> Result<Self, String> {
+    /// `core`: the processor core that the proxy has to itself.
+    pub async fn start(
+        kind: Kind,
+        binary: &Path,
+        servers: &Servers,
+        core: Option<usize>,
+        options: &Options,
+    ) -> Result<Self, String> {
         let problem = |text: String| format!("cannot start {} ({}): {text}", kind.as_str(), binary.display());
         let address = free_address().map_err(|error| problem(error.to_string()))?;
         let folder = std::env::temp_dir().join(format!("splitway-loadtest-{}-{}", std::process::id(), kind.as_str()));
@@ -54,9 +61,14 @@ impl Contestant {
             .and_then(|()| fs::File::create(folder.join("log")))
             .and_then(|log| Ok((log.try_clone()?, log)))
             .map_err(|error| problem(error.to_string()))?;
-        // Should this program be killed, the proxy goes, too. (`setpriv` is part of util-linux; it becomes the proxy.)
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", "--"])
+        // Should this program be killed, the proxy goes, too. (`setpriv` and `taskset` are parts of util-linux; each
+        // becomes the next program.)
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]);
+        if let Some(core) = core {
+            command.args(["taskset", "--cpu-list", &core.to_string()]);
+        }
+        let child = command
             .arg(binary)
             .args(arguments)
             .stdin(Stdio::null())
@@ -84,11 +96,29 @@ impl Contestant {
     /// User and system time of the process, all of its threads and children.
     pub fn cpu(&self) -> Result<Duration, String> {
         let pid = self.child.id();
-        let ticks = family(pid).into_iter().map(ticks).sum::<io::Result<u64>>();
-        ticks
-            .map(|ticks| Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+        let sum = family(pid).into_iter().map(|pid| nanoseconds(pid).or_else(|_| ticks(pid))).sum::<io::Result<u64>>();
+        sum.map(Duration::from_nanos)
             .map_err(|error| format!("{} (process {pid}) is gone: {error}", self.kind.as_str()))
     }
+}
+
+/// Gives the last core this program may use to the proxies, and the others to this program's own threads (those that
+/// exist and those to come). `None`, and nothing changes, if there is only one, or `taskset` fails.
+pub fn divide_cores() -> Option<usize> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?.trim();
+    let mut cores = Vec::new();
+    for range in list.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        cores.extend(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?);
+    }
+    let last = cores.pop()?;
+    let others: Vec<String> = cores.iter().map(usize::to_string).collect();
+    let own = std::process::id().to_string();
+    let arguments = ["--all-tasks", "--cpu-list", "--pid", &others.join(","), &own];
+    let divided = !others.is_empty()
+        && Command::new("taskset").args(arguments).stdout(Stdio::null()).status().is_ok_and(|status| status.success());
+    divided.then_some(last)
 }
 
 impl Drop for Contestant {
@@ -113,16 +143,28 @@ impl Drop for Contestant {
     }
 }
 
-/// `USER_HZ`, which is part of the kernel's interface to programs and 100 on every architecture we run on.
-const TICKS_PER_SECOND: u64 = 100;
+/// From the scheduler's own clock, thread by thread, if the kernel offers it.
+fn nanoseconds(pid: u32) -> io::Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let spent = text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
+        sum += spent.ok_or_else(|| io::Error::other("unexpected form of schedstat"))?;
+    }
+    Ok(sum)
+}
 
-/// Fields 14 and 15 of `/proc/PID/stat` cover all threads of the process.
+/// `USER_HZ` is part of the kernel's interface to programs, and 100 on every architecture we run on.
+const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
+
+/// In nanoseconds, but counted in hundredths of a second: fields 14 and 15 of `/proc/PID/stat` cover all threads of the
+/// process.
 fn ticks(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, field 2, is in parentheses and may contain anything.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let times = fields.split_ascii_whitespace().skip(11).take(2);
-    Ok(times.filter_map(|time| time.parse::<u64>().ok()).sum())
+    Ok(times.filter_map(|time| time.parse::<u64>().ok()).sum::<u64>() * NANOSECONDS_PER_TICK)
 }
 
 /// A process and its descendants.

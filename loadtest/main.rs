@@ -60,6 +60,10 @@ pub struct Options {
     #[arg(long)]
     equal_headers: bool,
 
+    /// Let the system place all threads. Without it the proxies have one processor core to themselves.
+    #[arg(long)]
+    no_pin: bool,
+
     /// The splitway binary.
     #[arg(long)]
     splitway: PathBuf,
@@ -130,6 +134,7 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<(), String> {
     let servers = backend::start().map_err(|error| format!("cannot start the servers behind the proxies: {error}"))?;
+    let core = if options.no_pin { None } else { contestant::divide_cores() };
     let mut contestants = Vec::new();
     for kind in Kind::ALL {
         let binary = match kind {
@@ -138,7 +143,7 @@ async fn run(options: &Options) -> Result<(), String> {
             rival => (options.with.is_empty() || options.with.contains(&rival)).then(|| PathBuf::from(rival.as_str())),
         };
         if let Some(binary) = binary {
-            contestants.push(Contestant::start(kind, &binary, &servers, options).await?);
+            contestants.push(Contestant::start(kind, &binary, &servers, core, options).await?);
         }
     }
     let scenarios: Vec<usize> = (0..SCENARIOS.len())

@@ -70,12 +70,13 @@ impl<'a> Report<'a> {
         let _ = writeln!(
             text,
             "CPU time per request, {} rounds of {} s, {} keep-alive connections, one proxy thread, split 90/10, \
-             profile `{}`, {} headers.\n\nRatios are medians over rounds (least..greatest), each to the same round.\n",
+             profile `{}`, {} headers, {}.\n\nRatios are medians over rounds (least..greatest), each to the same round.\n",
             options.rounds,
             options.seconds,
             options.connections,
             options.profile,
             if options.equal_headers { "equal" } else { "lean" },
+            if options.no_pin { "not pinned" } else { "a core for the proxy" },
         );
         let baseline = self.contestants.iter().any(|one| one.kind == Kind::Baseline);
         let (head, rule) = if baseline { (" x baseline |", "---|") } else { ("", "") };
@@ -177,6 +178,7 @@ impl<'a> Report<'a> {
             "connections": options.connections,
             "profile": options.profile,
             "equal_headers": options.equal_headers,
+            "pinned": !options.no_pin,
             "machine": machine(),
             "proxies": proxies,
             "summary": summaries,
@@ -208,6 +210,6 @@ fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |it| it.1);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cores = info.lines().filter(|line| line.starts_with("processor")).count();
     format!("Linux {}, {cores} cores, {model}", read("/proc/sys/kernel/osrelease").trim())
 }

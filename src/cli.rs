@@ -65,10 +65,16 @@ pub enum Command {
     /// Serve a tiny version of an application, to try things with
     App(App),
     /// Print the JSON Schema of the file, for editors
-    #[command(before_help = "Example:\n  splitway schema > splitway.json")]
+    #[command(
+        before_help = "Example:\n  splitway schema > splitway.json",
+        after_help = "Next, on top of splitway.yaml: # yaml-language-server: $schema=splitway.json"
+    )]
     Schema,
     /// Print completions for a shell
-    #[command(before_help = "Examples:\n  source <(splitway completions bash)\n  splitway completions fish | source")]
+    #[command(
+        before_help = "Examples:\n  source <(splitway completions bash)\n  splitway completions fish | source",
+        after_help = "Next: splitway, a space, and the tabulator"
+    )]
     Completions {
         /// The shell to complete in
         shell: clap_complete::Shell,
@@ -96,7 +102,7 @@ pub struct Demo {
     /// The proxy; if the port is in use, another
     #[arg(long, default_value = "127.0.0.1:8080", value_parser = loopback, value_name = "ADDRESS")]
     pub listen: SocketAddr,
-    /// The admin listener; if the port is in use, another
+    /// For metrics and more; likewise
     #[arg(long, default_value = "127.0.0.1:9090", value_parser = loopback, value_name = "ADDRESS")]
     pub admin: SocketAddr,
 }
@@ -140,11 +146,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[derive(Args)]
 #[command(
     before_help = "Examples:\n  splitway run --config splitway.yaml\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%",
-    after_help = "Every flag has a variable (SPLITWAY_LISTEN). Flags win over variables, those over the file.\nNext: splitway explain",
+    after_help = "Variables, as in SPLITWAY_LISTEN, win over the file, and flags over both.\nNext: splitway explain",
     help_template = TERSE
 )]
 pub struct Run {
-    /// The YAML file; edited while it runs, it is read again
+    /// The YAML file; read again whenever it is edited
     #[arg(short, long, env = "SPLITWAY_CONFIG", hide_env = true, value_name = "FILE")]
     pub config: Option<OsString>,
     #[command(flatten)]
@@ -152,24 +158,24 @@ pub struct Run {
     /// Print the settings as the equal YAML file, and end
     #[arg(long)]
     pub print_config: bool,
-    /// Print the addresses really bound, as one line of JSON
+    /// Print the addresses really bound, as a JSON line
     #[arg(long)]
     pub print_addresses: bool,
 }
 
 #[derive(Args, Default)]
 pub struct Settings {
-    /// Where clients come in, ":8080" for all interfaces; may be repeated
+    /// Where clients come in; :8080 is all interfaces
     #[arg(short, long, env = "SPLITWAY_LISTEN", hide_env = true, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen: Vec<String>,
-    /// Metrics, health, the live configuration, as in 127.0.0.1:9090
+    /// Metrics, health and more, as in 127.0.0.1:9090
     #[arg(long, env = "SPLITWAY_ADMIN", hide_env = true, value_name = "ADDRESS")]
     pub admin: Option<String>,
-    /// Endpoints of the stable version, with commas between
+    /// Endpoints of the stable version, as in :9001,:9003
     #[arg(long, env = "SPLITWAY_STABLE", hide_env = true, value_name = "ENDPOINTS")]
     pub stable: Option<String>,
-    /// Endpoints of the canary and its share, as in :9002=5.5%
-    #[arg(long, env = "SPLITWAY_CANARY", hide_env = true, value_name = "ENDPOINTS=SHARE")]
+    /// The same of the canary, and its share: :9002=5.5%
+    #[arg(long, env = "SPLITWAY_CANARY", hide_env = true, value_name = "ENDPOINTS")]
     pub canary: Option<String>,
     /// Threads [default: the cores it may use]
     #[arg(long, env = "SPLITWAY_WORKERS", hide_env = true, value_name = "N")]
@@ -177,16 +183,16 @@ pub struct Settings {
     /// Which of several proxies this one is, as in 0/3
     #[arg(long, env = "SPLITWAY_REPLICA", hide_env = true, value_name = "I/N")]
     pub replica: Option<String>,
-    /// From "not ready" to the end of accepting [default: 5s]
-    #[arg(long, env = "SPLITWAY_DRAIN_DELAY", hide_env = true, value_name = "DURATION")]
+    /// From "not ready" to not accepting [default: 5s]
+    #[arg(long, env = "SPLITWAY_DRAIN_DELAY", hide_env = true, value_name = "TIME")]
     pub drain_delay: Option<String>,
     /// Then, for requests in flight [default: 30s]
-    #[arg(long, env = "SPLITWAY_DRAIN_TIMEOUT", hide_env = true, value_name = "DURATION")]
+    #[arg(long, env = "SPLITWAY_DRAIN_TIMEOUT", hide_env = true, value_name = "TIME")]
     pub drain_timeout: Option<String>,
     /// How often names are looked up again [default: 5s]
-    #[arg(long, env = "SPLITWAY_DNS_INTERVAL", hide_env = true, value_name = "DURATION")]
+    #[arg(long, env = "SPLITWAY_DNS_INTERVAL", hide_env = true, value_name = "TIME")]
     pub dns_interval: Option<String>,
-    /// error, warn, info, debug or trace [default: info]
+    /// error, warn, info, debug, trace [default: info]
     #[arg(long, env = "SPLITWAY_LOG_LEVEL", hide_env = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// auto, text or json [default: auto]

@@ -30,11 +30,9 @@ fn main() -> ExitCode {
         Some(Command::Validate(validate)) => check(&validate.file),
         Some(Command::Explain(explain)) => explain_one(explain),
         Some(Command::App(app)) => app_alone(app),
-        Some(Command::Schema) => {
-            say(config::schema() + "\n").inspect(|_| {
-                hint("Next: splitway schema > splitway.json, and at the top of splitway.yaml: # yaml-language-server: $schema=splitway.json");
-            })
-        }
+        Some(Command::Schema) => say(config::schema() + "\n").inspect(|_| {
+            hint("Next: save it as splitway.json, and on top of splitway.yaml: # yaml-language-server: $schema=splitway.json");
+        }),
         Some(Command::Completions { shell }) => complete(shell),
     };
     outcome.unwrap_or_else(|stop| stop.show())
@@ -61,12 +59,9 @@ impl Stop {
         ExitCode::FAILURE
     }
 
-    fn problems(problems: Problems, file: Option<&Path>) -> Self {
-        let next = match file {
-            Some(path) => format!("Next: mend that, then: splitway validate {}", path.display()),
-            None => "Next: splitway run --help, or splitway demo, which needs no settings".to_owned(),
-        };
-        Stop::Problems(Box::new(problems), next)
+    /// Problems, and what to do about them.
+    fn problems(problems: Problems, next: impl Into<String>) -> Self {
+        Stop::Problems(Box::new(problems), next.into())
     }
 }
 
@@ -138,7 +133,10 @@ fn app_alone(options: cli::App) -> Result<ExitCode, Stop> {
 fn serve(run: cli::Run) -> Result<ExitCode, Stop> {
     let flags = Flags::from(run.settings);
     let file = run.config.as_deref().filter(|path| !path.is_empty()).map(Path::new);
-    let problems = |problems| Stop::problems(problems, file);
+    let problems = |problems| match file {
+        Some(path) => Stop::problems(problems, format!("Next: mend that, then: splitway validate {}", path.display())),
+        None => Stop::problems(problems, "Next: splitway run --help, or splitway demo, which needs no settings"),
+    };
     if run.print_config {
         let yaml = config::to_yaml(file, &flags).map_err(problems)?;
         return say(yaml)
@@ -271,8 +269,9 @@ fn counted(n: usize, what: &str) -> String {
 }
 
 fn check(path: &Path) -> Result<ExitCode, Stop> {
-    let config = config::load(path, &Flags::default()).map_err(|problems| Stop::problems(problems, Some(path)))?;
-    let (file, declared) = (path.display(), config.declared);
+    let file = path.display();
+    let again = |problems| Stop::problems(problems, format!("Next: mend that, then: splitway validate {file}"));
+    let declared = config::load(path, &Flags::default()).map_err(again)?.declared;
     let (backends, routes) = (declared.backends.len(), declared.routes.len());
     say(format!(
         "{file}: ok: {}, split {}, {}\nNext: splitway run --config {file}\n",
@@ -303,8 +302,10 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
         (None, Some(path)) => {
             // Where it would listen is of no importance here, so a file without listeners will do.
             let flags = Flags { listen: vec!["127.0.0.1:0".to_owned()], ..Flags::default() };
-            let declared =
-                config::load(&path, &flags).map_err(|problems| Stop::problems(problems, Some(&path)))?.declared;
+            let again = |problems| {
+                Stop::problems(problems, format!("Next: mend that, then: splitway validate {}", path.display()))
+            };
+            let declared = config::load(&path, &flags).map_err(again)?.declared;
             let routing = source::without_names(&declared);
             let snapshot =
                 Snapshot::build(routing, &Identity::random(), None).map_err(|error| Stop::Other(error.to_string()))?;

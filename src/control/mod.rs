@@ -3,6 +3,9 @@
 //! A source (file, demo script, test) sends what it saw last through [`channel`]; [`run`] compiles it into a snapshot and
 //! publishes that. Whatever cannot be compiled is refused, counted and shown, and the last good snapshot keeps serving.
 
+pub mod plan;
+pub mod rollout;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -98,5 +101,81 @@ pub async fn run(
                 status.send_modify(|status| status.refused = Some((now, rejected)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::policy::Policy;
+    use crate::route::{Backend, Role, Shares, VersionHash};
+
+    fn observed(refusal_stands: bool) -> Result<Observed, Rejected> {
+        let version = VersionHash::new("stable");
+        let backend = Backend { version: version.clone(), role: Role::Stable, endpoints: [].into() };
+        let routing = Routing {
+            backends: vec![backend],
+            split: Shares::new(vec![(version, 1)]).unwrap(),
+            routes: Vec::new(),
+            sticky: None,
+            override_: None,
+            policy: Policy::default(),
+        };
+        Ok(Observed { routing, origin: "test".to_owned(), notes: vec!["note".to_owned()], refusal_stands })
+    }
+
+    /// What the source could read, and nothing can serve: no backend at all.
+    fn impossible() -> Result<Observed, Rejected> {
+        let mut observed = observed(false)?;
+        observed.routing.backends.clear();
+        Ok(observed)
+    }
+
+    fn rejected() -> Result<Observed, Rejected> {
+        Err(Rejected { origin: "test".to_owned(), message: "not read".to_owned() })
+    }
+
+    /// Follows these observations; returns the last state, and how many were good and bad.
+    async fn after(observations: Vec<Result<Observed, Rejected>>) -> (Status, u64, u64) {
+        let (sender, receiver) = channel();
+        let (publisher, live) = crate::route::live::channel();
+        let metrics = Arc::new(Metrics::new(1, live));
+        let (status, view) = watch::channel(Status::default());
+        let follow = tokio::spawn(run(receiver, publisher, Identity::random(), metrics.clone(), status));
+        for observation in observations {
+            sender.send(observation).await.unwrap();
+        }
+        drop(sender);
+        follow.await.unwrap();
+        (view.borrow().clone(), metrics.reloads.good.get(), metrics.reloads.bad.get())
+    }
+
+    fn refusal(status: &Status) -> Option<&str> {
+        status.refused.as_ref().map(|(_, rejected)| rejected.message.as_str())
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_counted_and_shown_beside_the_last_good_state() {
+        for (bad, part) in [(rejected(), "not read"), (impossible(), "no backend")] {
+            let (status, good, refused) = after(vec![observed(false), bad]).await;
+            assert_eq!((status.generation, good, refused), (Generation(1), 1, 1));
+            assert!(refusal(&status).is_some_and(|message| message.contains(part)), "{status:?}");
+            assert_eq!(status.notes, ["note"], "what is live has its own notes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_goes_with_the_next_good_word_of_its_source_and_with_nothing_else() {
+        let (status, ..) = after(vec![observed(false), rejected(), observed(true)]).await;
+        assert_eq!((status.generation, refusal(&status)), (Generation(2), Some("not read")));
+        let (status, ..) = after(vec![observed(false), rejected(), observed(true), observed(false)]).await;
+        assert_eq!((status.generation, refusal(&status)), (Generation(3), None));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_live_after_a_bad_start() {
+        let (status, good, bad) = after(vec![impossible()]).await;
+        assert_eq!((status.generation, good, bad), (Generation(0), 0, 1));
+        assert!(refusal(&status).is_some());
     }
 }

@@ -19,7 +19,7 @@ use super::upstream::Exchange;
 use super::worker::{Target, Worker};
 use crate::metrics::Labels;
 use crate::metrics::cells::Method;
-use crate::route::Reason;
+use crate::route::{Decision, Reason};
 
 /// A body that ended before its time. The word is the failure's.
 #[derive(Debug)]
@@ -157,44 +157,51 @@ fn blame(error: &hyper::Error) -> Failure {
     }
 }
 
-/// What is known of one request so far; counts it when it ends, however it ends.
+/// What is known of a request so far. Counts it when it ends, however it ends: dropped before its answer began, it is a
+/// request that its client has given up.
 pub struct Account {
     worker: Rc<Worker>,
     state: Rc<State>,
-    method: Method,
-    /// The version that answered, or that failed last; `None`: the request was refused before one was chosen.
+    /// The version that answered, or that failed last. `None`: refused before one was chosen.
     pub target: Option<Rc<Target>>,
-    pub reason: Reason,
-    pub route: u16,
-    pub counted: bool,
-    code: u16,
-    failure: Option<Failure>,
+    labels: Labels,
+    counted: bool,
     started: Instant,
 }
 
-/// The code that is counted when the client left before there was an answer; no client ever sees it.
-const NOT_ANSWERED: u16 = 499;
+/// No answer was sent. The number that nginx has made known for that.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 impl Account {
     pub fn new(worker: Rc<Worker>, state: Rc<State>, method: Method) -> Self {
-        Self {
-            worker,
-            state,
+        let labels = Labels {
             method,
-            target: None,
+            code: CLIENT_CLOSED_REQUEST,
             reason: Reason::Weighted,
-            route: 0,
-            counted: true,
-            code: NOT_ANSWERED,
             failure: Some(Failure::ClientGone),
-            started: Instant::now(),
-        }
+            route: 0,
+        };
+        Self { worker, state, target: None, labels, counted: true, started: Instant::now() }
     }
 
-    /// There is an answer: a version's, or our own about a failure.
+    /// `routes` are the labels of the snapshot's routes.
+    pub fn decided(&mut self, target: &Rc<Target>, decision: Decision, routes: &[u16]) {
+        self.target = Some(target.clone());
+        self.labels.reason = decision.reason;
+        self.labels.route = decision.route.map_or(0, |route| routes[route]);
+        self.counted = decision.counted;
+    }
+
+    /// Another version does the work.
+    pub fn stood_in(&mut self, target: &Rc<Target>) {
+        self.target = Some(target.clone());
+        self.labels.reason = Reason::Fallback;
+    }
+
+    /// The head of the answer is there.
     pub fn answered(&mut self, status: StatusCode, failure: Option<Failure>) {
-        self.code = status.as_u16();
-        self.failure = failure;
+        self.labels.code = status.as_u16();
+        self.labels.failure = failure;
     }
 }
 
@@ -202,16 +209,15 @@ impl Drop for Account {
     fn drop(&mut self) {
         self.state.answer_ends(self.worker.now());
         let Some(target) = &self.target else {
-            if let Some(failure) = self.failure {
+            if let Some(failure) = self.labels.failure {
                 self.worker.cells.refused[failure as usize].add(1);
             }
             return;
         };
         let cells = &target.cells;
         if self.counted {
-            let Self { method, code, reason, failure, route, .. } = *self;
             let ns = self.started.elapsed().as_nanos() as u64;
-            cells.requests.count(Labels { method, code, reason, failure, route });
+            cells.requests.count(self.labels);
             cells.duration.record(ns);
             cells.quantiles.record(ns);
         } else {
@@ -257,7 +263,7 @@ impl AnswerBody {
 
     fn cut(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.source = Source::Done;
-        self.account.failure = Some(failure);
+        self.account.labels.failure = Some(failure);
         if let Some(target) = &self.account.target {
             target.cells.failures[failure as usize].add(1);
         }
@@ -317,7 +323,7 @@ impl Drop for AnswerBody {
     fn drop(&mut self) {
         // Dropped before its end: the client went away.
         if matches!(self.source, Source::Upstream(_)) {
-            self.account.failure = Some(Failure::ClientGone);
+            self.account.labels.failure = Some(Failure::ClientGone);
         }
     }
 }

@@ -65,10 +65,7 @@ async fn route_and_send(
     if decision.reason == Reason::Weighted {
         decided.cells.split.add(1);
     }
-    account.target = Some(decided.clone());
-    account.reason = decision.reason;
-    account.route = decision.route.map_or(0, |route| live.routes[route]);
-    account.counted = decision.counted;
+    account.decided(decided, decision, live.routes.as_slice());
 
     headers::to_upstream(&mut head, policy, state, worker.random());
     let body = match &upload {
@@ -126,8 +123,7 @@ async fn send(
             match other_version(live, backend, decision.backend) {
                 Some(other) if policy.retry.other_version => {
                     backend = other;
-                    account.target = Some(live.targets[other].clone());
-                    account.reason = Reason::Fallback;
+                    account.stood_in(&live.targets[other]);
                     continue;
                 }
                 _ => return Err(last),

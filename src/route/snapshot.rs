@@ -13,7 +13,9 @@ use super::bucket::{Cuts, Mint, Place, StickyError, Users};
 use super::matches::{self, Match};
 use super::picker::{Seed, Split, Tally, Turn};
 use super::policy::Policy;
-use super::{Action, Backend, Decision, Generation, Head, Reason, Role, RouteName, Routing, Shares, VersionHash};
+use super::{
+    Action, Backend, Decision, Generation, Head, Reason, Role, Route, RouteName, Routing, Shares, VersionHash,
+};
 
 /// What a request is routed by. Everything in it was checked and computed by [`Snapshot::build`]; the only things that
 /// ever change are the numbers that its splits and its mint give out, one atomic each.
@@ -91,7 +93,8 @@ pub enum BuildError {
 
 impl Snapshot {
     /// Compiles `routing`. The phases of splits are carried over from `previous`, so that shares stay exact through
-    /// every change; a route's own split is recognised by the route's name.
+    /// every change; a route's own split is recognised by the route's name. Its splits are in force as soon as it is
+    /// built, also for requests that are still routed by `previous`, so it is to be published at once.
     pub fn build(routing: Routing, identity: &Identity, previous: Option<&Snapshot>) -> Result<Self, BuildError> {
         if routing.backends.is_empty() {
             return Err(BuildError::NoBackend);
@@ -121,7 +124,6 @@ impl Snapshot {
             };
 
         let weights = ordered(&routing.split, &|| "split".to_owned())?;
-        let split = Split::new(&weights, identity.seed, identity.turn, previous.map(|previous| &previous.split));
         if let Some(sticky) = &routing.sticky {
             sticky.check()?;
         }
@@ -131,23 +133,40 @@ impl Snapshot {
         };
         let users = routing.sticky.map(|sticky| Users::new(sticky, cuts(&weights)));
 
-        let mut routes: Vec<CompiledRoute> = Vec::with_capacity(routing.routes.len());
-        for route in routing.routes {
-            if routes.iter().any(|earlier| earlier.name == route.name) {
-                return Err(BuildError::TwoRoutes(route.name));
-            }
-            let place = || format!("route {:?}", route.name.as_str());
-            let target = match route.action {
-                Action::Send(version) => Target::Backend(find(&version, &place)?),
-                Action::Split(shares) => {
-                    let before = previous.and_then(|previous| previous.route_split(&route.name));
-                    let weights = ordered(&shares, &place)?;
-                    let split = Split::new(&weights, identity.seed.of(route.name.as_str()), identity.turn, before);
-                    Target::Split { split, cuts: cuts(&weights), shares }
-                }
-            };
-            routes.push(CompiledRoute { name: route.name, count: route.count, matches: route.matches, target });
+        /// Where a route leads, before the splits are built.
+        enum Leads {
+            Backend(usize),
+            Split(Vec<(VersionHash, usize, u32)>, Shares),
         }
+        let mut routes: Vec<(RouteName, bool, Vec<Match>, Leads)> = Vec::with_capacity(routing.routes.len());
+        for Route { name, matches, action, count } in routing.routes {
+            if routes.iter().any(|(earlier, ..)| *earlier == name) {
+                return Err(BuildError::TwoRoutes(name));
+            }
+            let place = || format!("route {:?}", name.as_str());
+            let leads = match action {
+                Action::Send(version) => Leads::Backend(find(&version, &place)?),
+                Action::Split(shares) => Leads::Split(ordered(&shares, &place)?, shares),
+            };
+            routes.push((name, count, matches, leads));
+        }
+
+        // From here on nothing can fail: a split that is built is in force.
+        let split = Split::new(&weights, identity.seed, identity.turn, previous.map(|previous| &previous.split));
+        let routes = routes
+            .into_iter()
+            .map(|(name, count, matches, leads)| {
+                let target = match leads {
+                    Leads::Backend(backend) => Target::Backend(backend),
+                    Leads::Split(weights, shares) => {
+                        let before = previous.and_then(|previous| previous.route_split(&name));
+                        let split = Split::new(&weights, identity.seed.of(name.as_str()), identity.turn, before);
+                        Target::Split { split, cuts: cuts(&weights), shares }
+                    }
+                };
+                CompiledRoute { name, count, matches, target }
+            })
+            .collect();
 
         let role = |role: Role| routing.backends.iter().position(|backend| backend.role == role);
         let override_ = routing.override_.map(|named| CompiledOverride {

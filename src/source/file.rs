@@ -42,7 +42,7 @@ const QUIET: Duration = Duration::from_millis(30);
 /// Something in the directory may never rest; then the file is read all the same after this long.
 const RESTLESS: Duration = Duration::from_millis(300);
 /// A text that cannot be used may be half written: it is refused only if it stays the same for this long.
-const SECOND_LOOK: Duration = Duration::from_millis(100);
+const SECOND_LOOK: Duration = Duration::from_millis(250);
 /// A file that is rewritten without end is refused at last.
 const LOOKS: u32 = 10;
 
@@ -165,4 +165,79 @@ impl Look {
 /// Our own reading makes events, too.
 fn is_mere_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Takes `bad` for bad, and remembers everything that it was given to understand.
+    fn reader(path: &Path) -> (Reader, Arc<Mutex<Vec<String>>>) {
+        let (path, understood) = (path.to_owned(), Arc::<Mutex<Vec<String>>>::default());
+        let remember = understood.clone();
+        let reader = Reader {
+            read: Box::new(move || fs::read_to_string(&path).map_err(|error| error.to_string())),
+            parse: Box::new(move |text| {
+                remember.lock().unwrap().push(text.to_owned());
+                Err(format!("refused: {text}"))
+            }),
+        };
+        (reader, understood)
+    }
+
+    /// What the watch tells next. These tests need only explanations, which are easier to make than what is declared.
+    async fn told(watch: &mut Watch) -> String {
+        let told = tokio::time::timeout(Duration::from_secs(20), watch.changed()).await;
+        told.expect("the watch tells something").err().expect("a refusal")
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_once_and_the_same_text_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "one").unwrap();
+        let (reader, understood) = reader(&path);
+        let mut watch = Watch::start(&path, "one".to_owned(), reader).unwrap();
+        // Nothing has changed: only what is asked for is told.
+        watch.look_again();
+        assert_eq!(told(&mut watch).await, "refused: one");
+        fs::write(&path, "one").unwrap();
+        fs::write(&path, "two").unwrap();
+        assert_eq!(told(&mut watch).await, "refused: two");
+        fs::remove_file(&path).unwrap();
+        assert!(told(&mut watch).await.contains("No such file"));
+        fs::write(&path, "two").unwrap();
+        assert_eq!(told(&mut watch).await, "refused: two");
+        assert!(understood.lock().unwrap().iter().all(|text| ["one", "two"].contains(&text.as_str())));
+    }
+
+    /// A folder that does not exist has no events; the file is looked at all the same, without end and without haste.
+    #[tokio::test]
+    async fn a_file_without_events_is_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("later/file");
+        let (reader, _) = reader(&path);
+        let mut watch = Watch::start(&path, "one".to_owned(), reader).unwrap();
+        assert!(told(&mut watch).await.contains("No such file"));
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        fs::write(&path, "two").unwrap();
+        assert_eq!(told(&mut watch).await, "refused: two");
+    }
+
+    #[test]
+    fn the_watch_ends_with_its_guard() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let (reader, understood) = reader(&path);
+        drop(Watch::start(&path, "one".to_owned(), reader).unwrap());
+        // The thread drops its reader when it ends.
+        let begun = Instant::now();
+        while Arc::strong_count(&understood) > 1 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the thread goes on");
+            thread::yield_now();
+        }
+    }
 }

@@ -187,3 +187,118 @@ fn observe(declared: &Declared, origin: &str, notes: &[String], names: &Names) -
         refusal_stands: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::control;
+    use crate::source::file::{Loaded, Reader};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn declared(weight: u32, endpoints: Vec<Endpoint>) -> Declared {
+        let version = VersionHash::new("stable");
+        Declared {
+            backends: vec![DeclaredBackend { version: version.clone(), role: Role::Stable, endpoints }],
+            split: Shares::new(vec![(version, weight)]).unwrap(),
+            routes: Vec::new(),
+            sticky: None,
+            override_: None,
+            policy: Policy::default(),
+            dns_interval: Duration::from_millis(1),
+        }
+    }
+
+    fn name(host: &str) -> Endpoint {
+        Endpoint::Name { host: host.to_owned(), port: 80 }
+    }
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    /// A source under test, with what it sends.
+    struct Source {
+        file: tempfile::NamedTempFile,
+        observations: control::Receiver,
+        again: mpsc::Sender<()>,
+        /// What the name `app` resolves to; the name `stuck` never does.
+        app: Arc<Mutex<u8>>,
+    }
+
+    impl Source {
+        /// The file has one number, a weight.
+        fn start() -> Self {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), "1").unwrap();
+            let all = || vec![name("app"), name("stuck"), Endpoint::Address(address(9))];
+            let path = file.path().to_owned();
+            let reader = Reader {
+                read: Box::new(move || fs::read_to_string(&path).map_err(|error| error.to_string())),
+                parse: Box::new(move |text| match text.parse() {
+                    Ok(weight) => Ok(Loaded { declared: declared(weight, all()), notes: Vec::new() }),
+                    Err(_) => Err(format!("no weight: {text}")),
+                }),
+            };
+            let watch = Watch::start(file.path(), "1".to_owned(), reader).unwrap();
+            let app = Arc::new(Mutex::new(1));
+            let resolved = app.clone();
+            let names = Names::new(Box::new(move |(host, _)| {
+                let found = Ok(vec![address(*resolved.lock().unwrap())]);
+                Box::pin(async move { if host == "app" { found } else { std::future::pending().await } })
+            }));
+            let ((sender, observations), (again, asked)) = (control::channel(), mpsc::channel(1));
+            tokio::spawn(follow_with(names, declared(1, all()), "file".to_owned(), Some(watch), asked, sender));
+            Self { file, observations, again, app }
+        }
+
+        async fn next(&mut self) -> Result<Observed, Rejected> {
+            let next = tokio::time::timeout(PATIENCE, self.observations.recv()).await;
+            next.expect("an observation").expect("the source goes on")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stuck_resolver_and_busy_names_do_not_keep_a_change_from_being_told() {
+        let mut source = Source::start();
+        let first = source.next().await.unwrap();
+        assert_eq!(*first.routing.backends[0].endpoints, [address(1), address(9)]);
+        assert!(first.notes.iter().any(|note| note.starts_with("stuck:80: the resolver has not answered yet")));
+        for weight in 2..6 {
+            // Names are asked every millisecond meanwhile.
+            fs::write(source.file.path(), weight.to_string()).unwrap();
+            assert_eq!(source.next().await.unwrap().routing.split.total(), weight);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_stands_while_only_addresses_change() {
+        let mut source = Source::start();
+        assert!(!source.next().await.unwrap().refusal_stands);
+        fs::write(source.file.path(), "ten").unwrap();
+        assert_eq!(source.next().await.unwrap_err().message, "no weight: ten");
+        *source.app.lock().unwrap() = 2;
+        let moved = source.next().await.unwrap();
+        assert!(moved.refusal_stands);
+        assert_eq!(*moved.routing.backends[0].endpoints, [address(2), address(9)]);
+        fs::write(source.file.path(), "10").unwrap();
+        assert!(!source.next().await.unwrap().refusal_stands);
+    }
+
+    #[tokio::test]
+    async fn a_fresh_look_that_is_asked_for_always_has_an_answer() {
+        let mut source = Source::start();
+        source.next().await.unwrap();
+        for _ in 0..3 {
+            source.again.send(()).await.unwrap();
+            assert_eq!(source.next().await.unwrap().routing.split.total(), 1);
+        }
+        fs::write(source.file.path(), "ten").unwrap();
+        assert!(source.next().await.is_err());
+        source.again.send(()).await.unwrap();
+        assert!(source.next().await.is_err());
+    }
+}

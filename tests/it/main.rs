@@ -1,17 +1,25 @@
 //! One binary for all tests with sockets: one link step, one harness. A module per theme; test names are facts.
 
+mod process;
 mod support;
 
 mod admin;
 mod arrows;
 mod chain;
 mod change;
+mod demo;
 mod drain;
 mod failure;
 mod headers;
 mod metrics;
+mod names;
+mod program;
 mod refuse;
+mod reload;
+mod rollout;
 mod routes;
+mod signals;
 mod split;
 mod sticky;
 mod stream;
+mod tour;

@@ -53,7 +53,10 @@ impl Scene {
     }
 }
 
-async fn check(one: Match, requests: &[(&str, &str, &[(&str, &str)], &str)]) {
+/// Method, target, headers, and the version that is to answer.
+type Expected<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
+
+async fn check(one: Match, requests: &[Expected<'_>]) {
     let (_scene, mut client) = Scene::matching(one.clone()).await;
     for (method, target, headers, version) in requests {
         let request = headers.iter().fold(Request::builder().method(*method).uri(*target), |request, (name, value)| {

@@ -399,7 +399,7 @@ fn every_request_is_equally_likely_for_each_of_three_versions() {
         for _ in 0..KEYS {
             let before = split(&weights, dice.seed(), None);
             (0..30).for_each(|n| given[n][before.pick()] += 1);
-            let after = split(&changed, before.seed, Some(&before));
+            let after = split(&changed, before.0.seed, Some(&before));
             (30..60).for_each(|n| given[n][after.pick()] += 1);
         }
         let total: u32 = chain.iter().sum();
@@ -462,8 +462,8 @@ fn an_outer_version_that_comes_and_goes_does_not_touch_the_choice_inside() {
 
 /// The next picks of a split, by looking at its function and taking no number.
 fn future(split: &Split) -> Vec<usize> {
-    let next = split.counter.next();
-    (next..next + 500).map(|number| split.at(number)).collect()
+    let next = split.0.counter.read() & NUMBERS;
+    (next..next + 500).map(|number| split.0.at(number)).collect()
 }
 
 #[test]
@@ -652,15 +652,83 @@ fn the_sum_over_threads_obeys_the_bound() {
 }
 
 #[test]
-fn a_split_that_is_built_and_thrown_away_leaves_no_trace() {
-    let live = pair(5, 100, Seed(7, 8), None);
-    let other = pair(5, 100, Seed(7, 8), None);
+fn a_split_is_in_force_from_the_moment_it_is_built() {
+    let seed = Seed(7, 8);
+    let first = pair(5, 100, seed, None);
+    let mut newest = first.clone();
+    let mut count = Count::default();
     for n in 0..1000 {
-        let refused = pair(n % 101, 100, Seed(7, 8), Some(&live));
-        refused.peek();
-        refused.tally();
-        assert_eq!(live.pick(), other.pick());
+        let weight = n % 99 + 1;
+        newest = pair(weight, 100, seed, Some(&newest));
+        let expected = future(&newest);
+        for expected in &expected[..3] {
+            // Whoever still holds the first one picks as the newest would.
+            assert_eq!(first.pick(), *expected, "change {n}");
+            count.add(*expected == 1, weight, 100);
+            assert!(count.is_within(1));
+        }
     }
+    assert_eq!((first.tally(), newest.tally().requests), (newest.tally(), 3000));
+}
+
+#[test]
+fn a_version_that_the_old_split_does_not_have_is_decided_by_the_old_one() {
+    let old = split(&[(1, 50), (0, 50)], Seed(1, 2), None);
+    let new = split(&[(7, 100)], Seed(1, 2), Some(&old));
+    assert!((0..100).all(|_| old.pick() < 2));
+    assert!((0..100).all(|_| new.pick() == 7));
+}
+
+#[test]
+fn the_account_stays_exact_while_weights_change_under_threads_that_pick() {
+    const PICKS: u32 = 10_000;
+    let seed = Seed(9, 10);
+    let live = std::sync::Mutex::new(pair(5, 100, seed, None));
+    let picking = std::sync::atomic::AtomicUsize::new(2);
+    let given: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut own = live.lock().unwrap().clone();
+                    let mut given = 0;
+                    for n in 0..PICKS {
+                        given += own.pick();
+                        // A worker looks for a new snapshot now and then, and has other things to do.
+                        if n % 5 == 0 {
+                            own = live.lock().unwrap().clone();
+                        }
+                        (0..2000).for_each(|_| std::hint::spin_loop());
+                    }
+                    picking.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+                    given
+                })
+            })
+            .collect();
+        let mut dice = Dice(15);
+        while picking.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+            let old = live.lock().unwrap().clone();
+            // Built while others pick, and published a little later.
+            let new = pair(dice.below(101), 100, seed, Some(&old));
+            std::thread::yield_now();
+            *live.lock().unwrap() = new;
+        }
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+    });
+    let tally = live.lock().unwrap().tally();
+    let (_, asked) = tally.asked.iter().find(|(version, _)| version.as_str() == "v1").unwrap();
+    assert_eq!(tally.requests, u64::from(2 * PICKS));
+    assert!((given as f64 - asked).abs() < 1.0, "{given} given, {asked} asked");
+}
+
+#[test]
+fn a_long_row_of_changes_is_dropped_without_recursion() {
+    let first = pair(1, 2, Seed(1, 2), None);
+    let mut newest = first.clone();
+    for n in 0..100_000 {
+        newest = pair(n % 2 + 1, 3, Seed(1, 2), Some(&newest));
+    }
+    drop(newest);
+    drop(first);
 }
 
 #[test]
