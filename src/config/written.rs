@@ -231,11 +231,12 @@ written! {
             "connect" connect: Leaf<Wait> = "1s";
             /// From the first byte of a request's head to its last. Then 408.
             "head" head: Leaf<Wait> = "10s";
-            /// From the request's head to the head of its answer. Then 504.
+            /// From the last byte that came of the request to the head of its answer. Then 504; or 408, if the
+            /// request's body has stopped coming.
             "first-byte" first_byte: Leaf<Wait> = "60s";
             /// From the request's head to the last byte of its answer, or `none`. Then 504, or a cut answer.
             "request" request: Leaf<OrNone<Wait>> = "none";
-            /// A client's connection without a request. Then it is closed.
+            /// A client's connection without a request, or that takes no more of its answer. Then it is closed.
             "idle" idle: Leaf<Wait> = "75s";
             /// A connection to an endpoint without a request. Then it is closed.
             "upstream-idle" upstream_idle: Leaf<Wait> = "30s";
