@@ -211,6 +211,13 @@ func (c *container) command() (*exec.Cmd, error) {
 	if len(c.spec.Command) == 0 {
 		argv = append([]string{entry}, argv...)
 	}
+	folder, err := c.pod.identity()
+	if err != nil {
+		return nil, notStarted{"CreateContainerConfigError", err}
+	}
+	if folder != "" {
+		argv = identified(folder, argv)
+	}
 	command := c.pod.sandbox.command(argv[0], argv[1:]...)
 	command.Env = variables.list()
 	return command, nil

@@ -9,8 +9,8 @@ import (
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
-// environment is what a process is started with: nothing of ours but PATH, so that a test does not depend on the shell
-// that it was called from.
+// environment is what a process is started with: PATH, where the API server is, and what the Pod says; nothing that
+// depends on the shell that the test was called from.
 type environment struct {
 	values map[string]string
 	names  []string // in order of appearance
@@ -44,6 +44,10 @@ func (c *container) environment() (*environment, error) {
 	e := &environment{values: map[string]string{}}
 	e.set("PATH", os.Getenv("PATH"))
 	e.set("HOSTNAME", c.pod.object.Name)
+	if server := c.pod.node.server; server != nil {
+		e.set("KUBERNETES_SERVICE_HOST", server.Hostname())
+		e.set("KUBERNETES_SERVICE_PORT", server.Port())
+	}
 	for _, from := range c.spec.EnvFrom {
 		return nil, fmt.Errorf("envFrom: this double of a kubelet reads no ConfigMaps and Secrets: %v", from)
 	}

@@ -10,13 +10,14 @@
 //   - node.go: the Pods of this Node, and the Node itself;
 //   - pod.go: one Pod from its start to its deletion; status.go: what is told of it;
 //   - container.go: one process and its successors; probe.go: whether it is well; environment.go: what it is started with;
-//   - network.go: namespace and address of a Pod.
+//   - network.go: namespace and address of a Pod; identity.go: its service account's token.
 package main
 
 import (
 	"context"
 	"flag"
 	"log"
+	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
@@ -50,7 +51,18 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	n := &node{client: client, images: *images, logs: *logs, network: newNetwork(*bridge), pods: map[string]*pod{}}
+	server, err := url.Parse(config.Host)
+	if err != nil {
+		log.Fatalf("kubeconfig %q: %v", *kubeconfig, err)
+	}
+	authority, err := os.ReadFile(config.CAFile)
+	if err != nil {
+		log.Fatalf("kubeconfig %q: it has to name the authority's file: %v", *kubeconfig, err)
+	}
+	n := &node{
+		client: client, images: *images, logs: *logs, network: newNetwork(*bridge), pods: map[string]*pod{},
+		server: server, authority: authority,
+	}
 	if err := n.run(ctx); err != nil {
 		log.Fatal(err)
 	}

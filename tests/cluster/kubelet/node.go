@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net/url"
 	"sync"
 	"time"
 
@@ -23,6 +24,9 @@ type node struct {
 	images  string
 	logs    string
 	network *network
+	// Where Pods find the API server, and the certificate that they are to trust.
+	server    *url.URL
+	authority []byte
 
 	mu     sync.Mutex
 	pods   map[string]*pod // by UID

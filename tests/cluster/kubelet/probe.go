@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os/exec"
 	"strconv"
 	"sync"
 	"time"
@@ -162,12 +163,21 @@ func (c *container) httpGet(ctx context.Context, get *corev1.HTTPGetAction) erro
 	return nil
 }
 
+// execute runs a command beside the process.
 func (c *container) execute(ctx context.Context, argv []string) error {
 	variables, err := c.environment()
 	if err != nil {
 		return err
 	}
-	inside := c.pod.sandbox.command(argv[0], argv[1:]...)
+	c.mu.Lock()
+	process := c.process
+	c.mu.Unlock()
+	if process == nil {
+		return errors.New("the container does not run")
+	}
+	// In all namespaces of the process, as `kubectl exec` would be.
+	number := strconv.Itoa(process.Pid)
+	inside := exec.Command("nsenter", append([]string{"--target", number, "--net", "--mount", "--wd=/", "--"}, argv...)...)
 	var output bytes.Buffer
 	inside.Env, inside.Stdout, inside.Stderr = variables.list(), &output, &output
 	if err := inside.Start(); err != nil {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // scenario is one story, told by commands and checked by what the world shows.
@@ -20,6 +22,7 @@ type scenario struct {
 }
 
 var scenarios = []scenario{
+	{"pods", "the kubelet double: identity, crash, an API server that is away, grace", pods},
 	{"first-case", "33 %, pause, 100 %: triggered by a patch, promoted by the plugin", firstCase},
 }
 
@@ -111,12 +114,16 @@ func (s *stage) answers(addresses []string, path, text string) error {
 
 // silent wants that nothing listens on the addresses any more.
 func (s *stage) silent(addresses []string) error {
+	var all errgroup.Group
 	for _, address := range addresses {
-		connection, err := net.DialTimeout("tcp", net.JoinHostPort(address, "5000"), time.Second)
-		if err == nil {
-			connection.Close()
-			return fmt.Errorf("%s still takes connections", address)
-		}
+		all.Go(func() error {
+			connection, err := net.DialTimeout("tcp", net.JoinHostPort(address, "5000"), time.Second)
+			if err == nil {
+				connection.Close()
+				return fmt.Errorf("%s still takes connections", address)
+			}
+			return nil
+		})
 	}
-	return nil
+	return all.Wait()
 }
