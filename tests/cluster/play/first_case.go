@@ -78,6 +78,12 @@ func firstCase(s *stage) error {
 	if err := errors.Join(s.answers(old, "/", "hello from the v1 version\n"), s.answers(canary, "/", "hello from the v2 version\n")); err != nil {
 		return err
 	}
+	err = errors.Join(
+		s.clusterAnswers("frontend-stable", "hello from the v1 version\n"), s.clusterAnswers("frontend-canary", "hello from the v2 version\n"),
+	)
+	if err != nil {
+		return err
+	}
 	shown, err := s.kubectl("argo", "rollouts", "get", "rollout", app, "-n", namespace, "--no-color")
 	if err != nil {
 		return err

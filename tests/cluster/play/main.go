@@ -2,7 +2,7 @@
 // checks what the API and the pods show. It is called by the script `run`, which has built everything before.
 //
 //   - sandbox.go: the network and process namespaces that everything lives and ends in;
-//   - plane.go: etcd, API server, controllers, kubelet; child.go: one started program;
+//   - plane.go: etcd, API server, controllers, kubelet and kubeproxy; child.go: one started program;
 //   - world.go: everything that watchers of the API have seen, as a recording and as the latest state;
 //   - kubectl.go: commands; expect.go and history.go: facts about what has been seen; audit.go: who did what;
 //   - scenario.go: the list of scenarios, and one file for each.

@@ -109,6 +109,7 @@ func startPlane(ctx context.Context, o options) (*plane, error) {
 			"--kubeconfig", o.kubeconfig(), "--leader-elect=false", "--healthzPort", "18080", "--metricsPort", "18090"),
 		p.start("kubelet", "kubelet",
 			"-kubeconfig", o.kubeconfig(), "-images", filepath.Join(o.source, "images"), "-logs", o.folder("logs"), "-bridge", bridge),
+		p.start("kubeproxy", "kubeproxy", "-kubeconfig", o.kubeconfig()),
 	); err != nil {
 		return p, err
 	}

@@ -112,6 +112,29 @@ func (s *stage) answers(addresses []string, path, text string) error {
 	return nil
 }
 
+// clusterAnswers wants the text from a Service's cluster address, soon: who makes that address work watches the API like
+// everybody else, and may be a moment behind.
+func (s *stage) clusterAnswers(service, text string) error {
+	ip, err := s.kubectl("-n", namespace, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
+	if err != nil {
+		return err
+	}
+	bound := time.After(5 * time.Second)
+	for {
+		err := s.answers([]string{ip}, "/", text)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-bound:
+			return fmt.Errorf("service %s: %w", service, err)
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // silent wants that nothing listens on the addresses any more.
 func (s *stage) silent(addresses []string) error {
 	var all errgroup.Group
