@@ -6,7 +6,8 @@
 //!
 //! **Ordering.** `publish` stores the pointer first and the generation second, with Release; a view loads the generation
 //! with Acquire. Whoever sees the new number therefore finds a pointer that is at least as new. A view that still reads
-//! the old number routes one more request by the old snapshot: both are valid, and that request is the only slack.
+//! the old number routes one more request by the old snapshot: both are valid, and the split knows by its
+//! epoch whose number that is (see `picker`).
 
 use std::cell::RefCell;
 use std::sync::Arc;
