@@ -48,6 +48,13 @@ func (b *Book) end(number int, a answer) {
 	b.landed.Broadcast()
 }
 
+// Count of what has been answered or lost.
+func (b *Book) Count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.records)
+}
+
 // complete waits until everything that was sent before has been answered or lost, which is bounded by the timeout of one
 // request, and gives all records.
 func (b *Book) complete(before time.Time) []Record {

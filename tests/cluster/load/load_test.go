@@ -110,12 +110,7 @@ func TestAHangingServerMakesNoRequestWait(t *testing.T) {
 	begun := time.Now()
 	l := Start(Settings{Target: split(t, hang), Rate: 500, Timeout: time.Second})
 	bound := time.Now().Add(30 * time.Second)
-	answered := func() int {
-		l.Book.mu.Lock()
-		defer l.Book.mu.Unlock()
-		return len(l.records)
-	}
-	for answered() < 200 && time.Now().Before(bound) {
+	for l.Count() < 200 && time.Now().Before(bound) {
 		time.Sleep(time.Millisecond)
 	}
 	close(release)

@@ -37,6 +37,8 @@ type event struct {
 	Kind   string                     `json:"kind,omitempty"`
 	Object *unstructured.Unstructured `json:"object,omitempty"`
 	Note   string                     `json:"note,omitempty"`
+
+	when time.Time // At, on the clock that the load has, too
 }
 
 // world is what watchers have seen, from the first event to the latest state.
@@ -130,6 +132,17 @@ func (w *world) replace(list *unstructured.UnstructuredList) {
 	}
 }
 
+// fail ends every wait, with the reason.
+func (w *world) fail(reason error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken == nil {
+		w.broken = reason
+	}
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
 // did puts an action of the scenario between what it has caused and what was before.
 func (w *world) did(note string) {
 	w.add(event{Type: "DID", Note: note})
@@ -138,7 +151,8 @@ func (w *world) did(note string) {
 func (w *world) add(e event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e.At = float64(time.Since(w.begun).Milliseconds()) / 1000
+	e.when = time.Now()
+	e.At = float64(e.when.Sub(w.begun).Milliseconds()) / 1000
 	if e.Object != nil {
 		e.Object.SetManagedFields(nil)
 		switch {
