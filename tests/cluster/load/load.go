@@ -32,7 +32,7 @@ const (
 // Load is one at work.
 type Load struct {
 	*Book
-	settings Settings
+	Settings
 
 	mu    sync.Mutex
 	idle  []*connection // the one that has been idle for longest comes first
@@ -45,7 +45,7 @@ type Load struct {
 }
 
 func Start(settings Settings) *Load {
-	l := &Load{Book: newBook(settings.Rate), settings: settings, stop: make(chan struct{}), stopped: make(chan struct{})}
+	l := &Load{Book: newBook(settings.Rate), Settings: settings, stop: make(chan struct{}), stopped: make(chan struct{})}
 	go l.run()
 	return l
 }
@@ -94,7 +94,7 @@ func (l *Load) run() {
 			return
 		case <-tick.C:
 		}
-		due := int(time.Since(begun).Seconds() * float64(l.settings.Rate))
+		due := int(time.Since(begun).Seconds() * float64(l.Rate))
 		l.mu.Lock()
 		if l.pause {
 			sent = due
@@ -113,7 +113,7 @@ func (l *Load) run() {
 func (l *Load) take() *connection {
 	if l.count < startConnections || len(l.idle) == 0 && l.count < mostConnections {
 		l.count++
-		return &connection{target: l.settings.Target}
+		return &connection{target: l.Target}
 	}
 	if len(l.idle) == 0 {
 		return nil
@@ -130,7 +130,7 @@ func (l *Load) one(c *connection, r request) {
 	if c == nil {
 		outcome.lost = "not sent: 1000 others wait for their answers"
 	} else {
-		outcome = c.exchange(r, l.settings.Timeout)
+		outcome = c.exchange(r, l.Timeout)
 	}
 	l.end(begun, outcome)
 	if c == nil {
@@ -162,8 +162,8 @@ var noise = func() []byte {
 var lengths = []int{0, 100, 0, 1, 0, 1000, 0, 20_000, 0, 300, 0, 64, 0, 5000, 0, 100}
 
 func (l *Load) request(number int) request {
-	if l.settings.Path != "" {
-		return request{path: l.settings.Path}
+	if l.Path != "" {
+		return request{path: l.Path}
 	}
 	length := lengths[number%len(lengths)]
 	if length == 0 {

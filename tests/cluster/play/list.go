@@ -6,13 +6,13 @@ var (
 	noScene    = &scene{name: "pods", bare: true}
 	firstScene = &scene{name: "first-case", mode: empty}
 	basicScene = &scene{name: "basic", mode: basic, object: canary(nil)}
-	emptyScene = &scene{name: "empty", mode: empty, object: canary(object{})}
+	emptyScene = &scene{name: "empty", mode: empty, object: canary(fields{}), proxies: twoPorts}
 	// The controller edits this Ingress, which nobody serves, and so has somebody to publish weights for.
-	publishedScene  = &scene{name: "published", mode: published, object: canary(object{"nginx": object{"stableIngress": "frontend"}}), extra: "ingress.yaml"}
-	experimentScene = &scene{name: "experiment", mode: published, object: canary(object{"alb": object{"ingress": "frontend", "servicePort": 5000}}), extra: "ingress.yaml"}
+	publishedScene  = &scene{name: "published", mode: published, object: canary(fields{"nginx": fields{"stableIngress": "frontend"}}), extra: "ingress.yaml", proxies: twoPorts}
+	experimentScene = &scene{name: "experiment", mode: published, object: canary(fields{"alb": fields{"ingress": "frontend", "servicePort": 5000}}), extra: "ingress.yaml"}
 	blueGreenScene  = &scene{name: "blue-green", object: blueGreen}
-	outageScene     = &scene{name: "outages", mode: empty, object: canary(object{}), proxies: behindGate}
-	replicasScene   = &scene{name: "replicas", mode: empty, object: canary(object{}), proxies: twoReplicas}
+	outageScene     = &scene{name: "outages", mode: empty, object: canary(fields{}), proxies: behindGate}
+	replicasScene   = &scene{name: "replicas", mode: empty, object: canary(fields{}), proxies: twoReplicas}
 )
 
 var scenarios = []scenario{

@@ -22,11 +22,11 @@ func fiveHundredFive(s *stage) error {
 
 // experiment gives a part of the traffic to pods of an Experiment, beside the canary's.
 func experiment(s *stage) error {
-	walk := []object{
+	walk := []fields{
 		{"setWeight": 10},
-		{"experiment": object{"templates": []object{{"name": "trial", "specRef": "canary", "weight": 20}}, "duration": "8s"}},
+		{"experiment": fields{"templates": []fields{{"name": "trial", "specRef": "canary", "weight": 20}}, "duration": "8s"}},
 		{"setWeight": 40},
-		{"pause": object{}},
+		{"pause": fields{}},
 	}
 	var trial string
 	return all(

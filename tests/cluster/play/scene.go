@@ -31,13 +31,13 @@ const (
 type scene struct {
 	name    string
 	mode    mode
-	object  func(rollout object) // changes first-case.yaml's Rollout
+	object  func(rollout fields) // changes first-case.yaml's Rollout
 	extra   string               // one more file of manifests
 	proxies func(*stage) error   // onePort if nil
 	bare    bool                 // no application, no proxy
 }
 
-type object = map[string]any
+type fields = map[string]any
 
 // The rate of each load, in requests per second.
 const rate = 1000
@@ -45,12 +45,25 @@ const rate = 1000
 // A request that takes longer is lost. Much more than anything in here takes, and less than a scenario waits for.
 const requestTimeout = 10 * time.Second
 
+// twoPorts is one proxy in front of both ports of the application, with a listener and a split for each. What the second
+// port's name says is of no importance here: the bytes are HTTP/1.
+func twoPorts(s *stage) error {
+	second := gateway + ":8081"
+	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), "8080=http", "--listen", second+"=grpc")
+	if err == nil {
+		s.loads = append(s.loads,
+			load.Start(load.Settings{Target: w.listen, Rate: rate, Timeout: requestTimeout}),
+			load.Start(load.Settings{Target: second, Rate: rate / 5, Timeout: requestTimeout}))
+	}
+	return err
+}
+
 // onePort is one proxy in front of the application's port for HTTP.
 func onePort(s *stage) error {
 	if os.Getenv("DRY") != "" {
 		return nil
 	}
-	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), 8080, "--port", "http")
+	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), "8080", "--port", "http")
 	if err == nil {
 		s.loads = append(s.loads, load.Start(load.Settings{Target: w.listen, Rate: rate, Timeout: requestTimeout}))
 	}
@@ -95,15 +108,15 @@ func (s *stage) set() error {
 }
 
 // vary writes a file of manifests anew, with another Rollout.
-func (s *stage) vary(file string, change func(object)) (string, error) {
+func (s *stage) vary(file string, change func(fields)) (string, error) {
 	text, err := os.ReadFile(filepath.Join(s.source, file))
 	if err != nil {
 		return "", err
 	}
-	var items []object
+	var items []fields
 	documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096)
 	for {
-		var item object
+		var item fields
 		err := documents.Decode(&item)
 		if errors.Is(err, io.EOF) {
 			break
@@ -116,7 +129,7 @@ func (s *stage) vary(file string, change func(object)) (string, error) {
 		}
 		items = append(items, item)
 	}
-	if text, err = json.MarshalIndent(object{"apiVersion": "v1", "kind": "List", "items": items}, "", "  "); err != nil {
+	if text, err = json.MarshalIndent(fields{"apiVersion": "v1", "kind": "List", "items": items}, "", "  "); err != nil {
 		return "", err
 	}
 	varied := s.folder(s.scene.name + ".json")
@@ -125,48 +138,50 @@ func (s *stage) vary(file string, change func(object)) (string, error) {
 
 // canary makes the Rollout one for short scenarios: pods that are still in use when they are deleted wait for that to be
 // noticed, and whatever a controller waits for is a second.
-func canary(routing any) func(object) {
-	return func(rollout object) {
-		strategy := object{
+func canary(routing any) func(fields) {
+	return func(rollout fields) {
+		strategy := fields{
 			"stableService": "frontend-stable", "canaryService": "frontend-canary", "steps": steps("25 pause 100"),
 			"abortScaleDownDelaySeconds": 1,
 		}
 		if routing != nil {
 			strategy["trafficRouting"], strategy["scaleDownDelaySeconds"] = routing, 1
 		}
-		spec := rollout["spec"].(object)
-		spec["strategy"] = object{"canary": strategy}
+		spec := rollout["spec"].(fields)
+		spec["strategy"] = fields{"canary": strategy}
 		politePods(spec)
 	}
 }
 
-func blueGreen(rollout object) {
-	spec := rollout["spec"].(object)
-	spec["strategy"] = object{"blueGreen": object{
+func blueGreen(rollout fields) {
+	spec := rollout["spec"].(fields)
+	spec["strategy"] = fields{"blueGreen": fields{
 		"activeService": "frontend-stable", "previewService": "frontend-canary", "autoPromotionEnabled": false, "scaleDownDelaySeconds": 1,
 	}}
 	politePods(spec)
 }
 
-// politePods go on answering for a second after they have been told to end, as pods behind any proxy should.
-func politePods(spec object) {
-	pod := spec["template"].(object)["spec"].(object)
-	container := pod["containers"].([]any)[0].(object)
-	container["lifecycle"] = object{"preStop": object{"sleep": object{"seconds": 1}}}
+// politePods have a second port, and go on answering for a second after they have been told to end, as pods behind any proxy should.
+func politePods(spec fields) {
+	pod := spec["template"].(fields)["spec"].(fields)
+	container := pod["containers"].([]any)[0].(fields)
+	container["env"] = append(container["env"].([]any), fields{"name": "SECOND_PORT", "value": "5001"})
+	container["ports"] = append(container["ports"].([]any), fields{"name": "grpc", "containerPort": 5001})
+	container["lifecycle"] = fields{"preStop": fields{"sleep": fields{"seconds": 1}}}
 }
 
 // steps of a canary: "25 pause 50 10s 100".
-func steps(text string) []object {
-	var list []object
+func steps(text string) []fields {
+	var list []fields
 	for _, word := range strings.Fields(text) {
 		weight, err := strconv.Atoi(word)
 		switch {
 		case err == nil:
-			list = append(list, object{"setWeight": weight})
+			list = append(list, fields{"setWeight": weight})
 		case word == "pause":
-			list = append(list, object{"pause": object{}})
+			list = append(list, fields{"pause": fields{}})
 		default:
-			list = append(list, object{"pause": object{"duration": word}})
+			list = append(list, fields{"pause": fields{"duration": word}})
 		}
 	}
 	return list

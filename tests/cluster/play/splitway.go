@@ -22,16 +22,16 @@ type splitway struct {
 	listen, admin string
 }
 
-// startSplitway returns when the proxy says that it is ready.
-func (s *stage) startSplitway(name, kubeconfig string, port int, arguments ...string) (*splitway, error) {
-	w := &splitway{
-		stage: s, listen: fmt.Sprintf("%s:%d", gateway, port), admin: fmt.Sprintf("%s:%d", gateway, port+1000),
-	}
+// startSplitway returns when the proxy says that it is ready. The port may have the name of an application's port behind
+// it, 8080=http.
+func (s *stage) startSplitway(name, kubeconfig, port string, arguments ...string) (*splitway, error) {
+	number, _, _ := strings.Cut(port, "=")
+	w := &splitway{stage: s, listen: gateway + ":" + number, admin: gateway + ":1" + number}
 	w.child = child{
 		name: name, log: filepath.Join(s.folder("logs"), s.scene.name+"-"+name+".log"), env: s.env, unexpected: s.world.fail,
 		argv: append([]string{
 			filepath.Join(s.binaries, "splitway"), "run", "--rollout", namespace + "/" + app, "--kubeconfig", kubeconfig,
-			"--listen", w.listen, "--admin", w.admin,
+			"--listen", gateway + ":" + port, "--admin", w.admin,
 		}, arguments...),
 	}
 	if err := w.start(); err != nil {
@@ -95,10 +95,9 @@ type picture struct {
 	State      string
 	Notes      []string
 	Refused    *struct{ Message string }
-	Split      split
-	Backends   []struct {
-		Version, Role string
-		Endpoints     []string
+	Ports      []struct {
+		Port  string
+		Split split
 	}
 }
 
@@ -123,8 +122,8 @@ func (w *splitway) picture() (p picture, err error) {
 	return p, err
 }
 
-func (p *picture) weight(hash string) int {
-	for _, v := range p.Split.Versions {
+func (s *split) weight(hash string) int {
+	for _, v := range s.Versions {
 		if v.Version == hash {
 			return v.Weight
 		}
@@ -133,10 +132,13 @@ func (p *picture) weight(hash string) int {
 }
 
 func (p *picture) describe() string {
-	text := fmt.Sprintf("generation %d, of %d:", p.Generation, p.Split.Total)
-	for _, v := range p.Split.Versions {
-		if v.Weight > 0 || v.Role != "" {
-			text += fmt.Sprintf(" %s (%s) %d", v.Version, v.Role, v.Weight)
+	text := fmt.Sprintf("generation %d", p.Generation)
+	for _, port := range p.Ports {
+		text += fmt.Sprintf("; port %q, of %d:", port.Port, port.Split.Total)
+		for _, v := range port.Split.Versions {
+			if v.Weight > 0 || v.Role != "" {
+				text += fmt.Sprintf(" %s (%s) %d", v.Version, v.Role, v.Weight)
+			}
 		}
 	}
 	if p.Refused != nil {
@@ -148,15 +150,23 @@ func (p *picture) describe() string {
 	return text
 }
 
-// serves waits until the proxy gives so much of the total to the version, and all else to others.
+// serves waits until the proxy gives so much of the total to the version, at each port, and all else to others.
 func (w *splitway) serves(hash string, weight, total int) error {
 	what := fmt.Sprintf("%s serves %d of %d for %s", w.name, weight, total, hash)
 	return w.until(what, 10*time.Second, func() error {
 		p, err := w.picture()
-		if err == nil && p.weight(hash)*total != weight*p.Split.Total {
-			err = fmt.Errorf("its split is %s", p.describe())
+		if err != nil {
+			return err
 		}
-		return err
+		for _, port := range p.Ports {
+			if port.Split.weight(hash)*total != weight*port.Split.Total {
+				return fmt.Errorf("it serves %s", p.describe())
+			}
+		}
+		if len(p.Ports) == 0 {
+			return fmt.Errorf("it serves nothing: %s", p.describe())
+		}
+		return nil
 	})
 }
 
@@ -168,9 +178,11 @@ func (w *splitway) exact() error {
 		if err != nil {
 			return err
 		}
-		for _, v := range p.Split.Versions {
-			if v.Off > 1 || v.Off < -1 {
-				return fmt.Errorf("%s has got %+.2f requests more than it should (%s)", v.Version, v.Off, p.describe())
+		for _, port := range p.Ports {
+			for _, v := range port.Split.Versions {
+				if v.Off > 1 || v.Off < -1 {
+					return fmt.Errorf("%s has got %+.2f requests more than it should (%s)", v.Version, v.Off, p.describe())
+				}
 			}
 		}
 		return nil

@@ -139,11 +139,12 @@ func (s *stage) share(v version, weight, requests int) error {
 	return nil
 }
 
-// more waits until every load has got so many answers more. Patience: three times what they should take, and some.
+// more waits until so many requests have been answered at the full rate; slower loads are not waited for longer. Patience: three times what they should take, and some.
 func (s *stage) more(requests int) error {
 	bound := time.After(3*time.Duration(requests)*time.Second/rate + 10*time.Second)
 	for _, l := range s.loads {
-		for begun := l.Count(); l.Count() < begun+requests; {
+		wanted := requests * l.Rate / rate
+		for begun := l.Count(); l.Count() < begun+wanted; {
 			select {
 			case <-bound:
 				return fmt.Errorf("%d requests take too long: %d were answered", requests, l.Count()-begun)
