@@ -15,6 +15,11 @@ import (
 
 // behindGate is one proxy whose way to the API server can be cut, and which saves its state.
 func behindGate(s *stage) error {
+	if os.Getenv("DRY") != "" {
+		g, err := openGate(gateway+":7443", gateway+":6443")
+		s.gates = append(s.gates, g)
+		return err
+	}
 	g, err := openGate(gateway+":7443", gateway+":6443")
 	if err != nil {
 		return err
@@ -83,10 +88,20 @@ func serverAway(s *stage) error {
 
 // away is share for a time in which only the proxy can be asked.
 func (s *stage) away(weight, requests int) error {
-	if err := s.proxies[0].serves(s.latest.hash, weight, 100); err != nil {
+	if err := s.serve(weight); err != nil {
 		return err
 	}
 	return s.share(s.latest, weight, requests)
+}
+
+// serve waits until the proxies give so many of 100 to the latest version, whatever the API says.
+func (s *stage) serve(weight int) error {
+	for _, w := range s.proxies {
+		if err := w.serves(s.latest.hash, weight, 100); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // gone410 makes the API server forget what the proxy has seen last, so that it cannot go on where it was.
@@ -99,9 +114,9 @@ func gone410(s *stage) error {
 		func() error { return s.asked("step 3, unseen by the proxy", s.latest, 50, s.paused(3)) },
 		s.compact,
 		func() error { s.crash("kube-apiserver"); return s.revive("kube-apiserver") },
-		func() error { return s.proxies[0].serves(s.latest.hash, 25, 100) },
+		func() error { return s.serve(25) },
 		func() error { s.world.did("the way is open again"); return g.mend() },
-		func() error { return s.proxies[0].serves(s.latest.hash, 50, 100) },
+		func() error { return s.serve(50) },
 		func() error { return s.share(s.latest, 50, 1000) },
 		func() error { return s.promote() },
 		s.finish,
@@ -160,7 +175,7 @@ func restored(s *stage) error {
 			})
 		},
 		func() error { s.mark = 0; return s.asked("step 1, as it was saved", s.latest, 5, s.paused(1)) },
-		func() error { return s.proxies[0].serves(s.latest.hash, 5, 100) },
+		func() error { return s.serve(5) },
 		func() error { return s.share(s.latest, 5, 1000) },
 		func() error { return s.promote() },
 		func() error { return s.arrive(3, 25) },

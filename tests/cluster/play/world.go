@@ -61,6 +61,8 @@ func watchWorld(ctx context.Context, kubeconfig, recording string) (*world, erro
 	if err != nil {
 		return nil, err
 	}
+	// Asking again and again while the server is away must not make anybody wait once it is back.
+	config.QPS = -1
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, err
