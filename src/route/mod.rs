@@ -162,7 +162,7 @@ impl fmt::Display for Shares {
 }
 
 /// A named rule, tried before the split.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub name: RouteName,
     /// Alternatives: one that holds is enough. Never empty.
@@ -173,7 +173,7 @@ pub struct Route {
 }
 
 /// What a route does. Exactly one thing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     Send(VersionHash),
     Split(Shares),
@@ -187,7 +187,7 @@ pub struct Override {
 }
 
 /// Everything that one snapshot is compiled from. Plain data; `Snapshot::build` checks that the names fit together.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Routing {
     pub backends: Vec<Backend>,
     pub split: Shares,
