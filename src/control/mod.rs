@@ -3,16 +3,18 @@
 //! A source (file, demo script, test) sends what it saw last through [`channel`]; [`run`] compiles it into a snapshot and
 //! publishes that. Whatever cannot be compiled is refused, counted and shown, and the last good snapshot keeps serving.
 
+pub mod cluster;
 pub mod plan;
 pub mod rollout;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
 use crate::metrics::Metrics;
 use crate::route::live::Publisher;
+use crate::route::picker::Turn;
 use crate::route::{Generation, Identity, Routing, Snapshot};
 
 /// What a source saw last: always the whole picture, never a difference.
@@ -26,6 +28,17 @@ pub struct Observed {
     /// The source has said something since that was refused, and has not taken it back: what changed now came from
     /// elsewhere, such as a name's addresses.
     pub refusal_stands: bool,
+    /// This process's place among its replicas, if the source knows it; else the one from the start stays.
+    pub turn: Option<Turn>,
+    /// When the news behind it came in, if the source measures that.
+    pub since: Option<Instant>,
+}
+
+impl Observed {
+    /// What nothing need be said about.
+    pub fn plain(routing: Routing, origin: &str) -> Self {
+        Self { routing, origin: origin.to_owned(), notes: Vec::new(), refusal_stands: false, turn: None, since: None }
+    }
 }
 
 /// A source found something that it could not read.
@@ -63,25 +76,29 @@ pub type StatusView = watch::Receiver<Status>;
 pub async fn run(
     mut observations: Receiver,
     mut publisher: Publisher,
-    identity: Identity,
+    mut identity: Identity,
     metrics: Arc<Metrics>,
     status: watch::Sender<Status>,
 ) {
     while let Some(observation) = observations.recv().await {
-        let outcome =
-            observation.and_then(|Observed { routing, origin, notes, refusal_stands }| {
-                match Snapshot::build(routing, &identity, publisher.current().as_deref()) {
-                    Ok(snapshot) => Ok((snapshot, origin, notes, refusal_stands)),
-                    Err(error) => Err(Rejected { origin, message: error.to_string() }),
-                }
-            });
+        let outcome = observation.and_then(|observed| {
+            let Observed { routing, origin, notes, refusal_stands, turn, since } = observed;
+            identity.turn = turn.unwrap_or(identity.turn);
+            match Snapshot::build(routing, &identity, publisher.current().as_deref()) {
+                Ok(snapshot) => Ok((snapshot, origin, notes, refusal_stands, since)),
+                Err(error) => Err(Rejected { origin, message: error.to_string() }),
+            }
+        });
         let now = SystemTime::now();
         match outcome {
-            Ok((snapshot, origin, notes, refusal_stands)) => {
+            Ok((snapshot, origin, notes, refusal_stands, since)) => {
                 let generation = snapshot.generation();
                 let split = snapshot.shares().to_string();
                 publisher.publish(snapshot);
                 metrics.reloads.good.add(1);
+                if let Some(since) = since {
+                    metrics.api.propagation.record(since.elapsed().as_nanos() as u64);
+                }
                 tracing::info!(generation = generation.0, origin, split, "snapshot is live");
                 for note in &notes {
                     tracing::warn!(generation = generation.0, origin, "{note}");
@@ -121,7 +138,7 @@ mod tests {
             override_: None,
             policy: Policy::default(),
         };
-        Ok(Observed { routing, origin: "test".to_owned(), notes: vec!["note".to_owned()], refusal_stands })
+        Ok(Observed { notes: vec!["note".to_owned()], refusal_stands, ..Observed::plain(routing, "test") })
     }
 
     /// What the source could read, and nothing can serve: no backend at all.

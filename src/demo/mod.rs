@@ -173,7 +173,7 @@ impl Rollout {
             override_: None,
             policy: Policy { version_header: Some(HeaderName::from_static("splitway-version")), ..Policy::default() },
         };
-        let observed = Observed { routing, origin: "demo".to_owned(), notes: Vec::new(), refusal_stands: false };
+        let observed = Observed::plain(routing, "demo");
         // Nobody listens any more: the demo ends.
         let _ = self.observations.send(Ok(observed)).await;
     }

@@ -3,10 +3,12 @@
 //!
 //! * this file: what a file (or the flags in its place) declares, and the task that follows it;
 //! * `file`: notices that the file has changed;
+//! * `kube`: watches a Rollout and its pods on the API server;
 //! * `names`: looks up the names of endpoints, again and again; a stuck resolver delays the first snapshot that needs it,
 //!   by half a second at most, and nothing else.
 
 pub mod file;
+pub mod kube;
 mod names;
 
 use std::net::SocketAddr;
@@ -185,6 +187,8 @@ fn observe(declared: &Declared, origin: &str, notes: &[String], names: &Names) -
         origin: origin.to_owned(),
         notes,
         refusal_stands: false,
+        turn: None,
+        since: None,
     }
 }
 

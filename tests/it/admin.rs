@@ -62,9 +62,7 @@ async fn a_refused_change_is_shown_and_counted_and_the_old_state_keeps_serving()
         action: Action::Send(VersionHash::new("nobody")),
         count: true,
     }];
-    proxy
-        .observe(Ok(Observed { routing: broken, origin: "test".to_owned(), notes: Vec::new(), refusal_stands: false }))
-        .await;
+    proxy.observe(Ok(Observed::plain(broken, "test"))).await;
     eventually("both refusals counted", async || proxy.metric("splitway_reloads_total{outcome=\"bad\"}").await == 2.0)
         .await;
     let config = json(&proxy, "/config").await;

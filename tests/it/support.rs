@@ -241,8 +241,7 @@ impl Proxy {
     /// Sends what a source would send, and returns when it is live.
     pub async fn set(&self, routing: Routing) {
         let next = Generation(self.running.live().generation().0 + 1);
-        self.observe(Ok(Observed { routing, origin: "test".to_owned(), notes: Vec::new(), refusal_stands: false }))
-            .await;
+        self.observe(Ok(Observed::plain(routing, "test"))).await;
         soon("the new generation", self.running.reached(next)).await;
     }
 
