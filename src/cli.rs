@@ -234,6 +234,9 @@ pub struct Explain {
     /// The client's address
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     pub client: IpAddr,
+    /// Which of several ports, by name
+    #[arg(long, value_name = "NAME", requires = "admin")]
+    pub port: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -244,6 +247,7 @@ impl From<Settings> for splitway::config::Flags {
     fn from(settings: Settings) -> Self {
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         Self {
+            rollout: None,
             listen: settings.listen.into_iter().filter(|text| !text.is_empty()).collect(),
             admin: given(settings.admin),
             stable: given(settings.stable),

@@ -12,8 +12,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use cli::{Cli, Command};
-use splitway::admin::explain::{question, to_target};
-use splitway::config::{self, Config, Flags, LogFormat, Problems};
+use splitway::admin::explain::{Asked, question, to_target};
+use splitway::config::{self, Config, Flags, LogFormat, Problems, What};
 use splitway::route::{Generation, Identity, Snapshot};
 use splitway::source::{self, file};
 use splitway::{admin, control, demo};
@@ -170,7 +170,10 @@ fn watch(path: &Path, text: String, flags: Flags, started: &Config) -> io::Resul
     let reader = file::Reader {
         read: Box::new(move || config::text(&read_from).map_err(|problems| problems.one_line())),
         parse: Box::new(move |text| match config::parse(text, &name, &flags) {
-            Ok(config) => Ok(file::Loaded { notes: started.needs_restart(&config), declared: config.declared }),
+            Ok(config) => match (started.needs_restart(&config), config.what) {
+                (notes, What::Declared(declared)) => Ok(file::Loaded { notes, declared }),
+                (notes, What::Rollout(..)) => Err(notes.join("; ")),
+            },
             Err(problems) => Err(problems.one_line()),
         }),
     };
@@ -183,6 +186,12 @@ async fn serve_until_told(
     watch: Option<file::Watch>,
     print_addresses: bool,
 ) -> Result<ExitCode, Stop> {
+    let declared = match config.what {
+        What::Declared(declared) => declared,
+        What::Rollout(name, _) => {
+            return Err(Stop::Other(format!("Rollout {name}: only declared `backends` can be served so far")));
+        }
+    };
     let workers = config.proxy.workers;
     let drain = config.proxy.drain.clone();
     let bound = splitway::bind(splitway::Settings {
@@ -192,6 +201,7 @@ async fn serve_until_told(
             None => Identity::random(),
             Some(replica) => Identity::replica(replica.turn(), &replica.seed),
         },
+        ports: config.ports,
     })?;
     // Before anybody can know that we run: from here on no signal ends us unawares.
     let mut end = End::new()?;
@@ -199,7 +209,7 @@ async fn serve_until_told(
     let (observations, receiver) = control::channel();
     let (again, asked_again) = mpsc::channel(1);
     let running = bound.start(receiver)?;
-    tokio::spawn(source::follow(config.declared, origin, watch, asked_again, observations));
+    tokio::spawn(source::follow(declared, origin, watch, asked_again, observations));
     tokio::select! {
         first = first_snapshot(running.status()) => first?,
         () = end.recv() => return Ok(ExitCode::SUCCESS),
@@ -271,14 +281,16 @@ fn counted(n: usize, what: &str) -> String {
 fn check(path: &Path) -> Result<ExitCode, Stop> {
     let file = path.display();
     let again = |problems| Stop::problems(problems, format!("Next: mend that, then: splitway validate {file}"));
-    let declared = config::load(path, &Flags::default()).map_err(again)?.declared;
-    let (backends, routes) = (declared.backends.len(), declared.routes.len());
-    say(format!(
-        "{file}: ok: {}, split {}, {}\nNext: splitway run --config {file}\n",
-        counted(backends, "backend"),
-        declared.split,
-        counted(routes, "route")
-    ))
+    let what = match config::load(path, &Flags::default()).map_err(again)?.what {
+        What::Declared(declared) => format!(
+            "{}, split {}, {}",
+            counted(declared.backends.len(), "backend"),
+            declared.split,
+            counted(declared.routes.len(), "route")
+        ),
+        What::Rollout(name, overlay) => format!("Rollout {name}, {}", counted(overlay.routes.len(), "route")),
+    };
+    say(format!("{file}: ok: {what}\nNext: splitway run --config {file}\n"))
 }
 
 fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
@@ -296,7 +308,7 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
     let (explanation, next) = match (asked.admin, asked.config) {
         (Some(admin), _) => {
             let accept = if asked.json { "application/json" } else { "text/plain" };
-            let answer = run_cold(admin::ask::ask(admin, &to_target(&question), accept))?;
+            let answer = run_cold(admin::ask::ask(admin, &to_target(&Asked { port: asked.port, question }), accept))?;
             (answer.map_err(Stop::Other)?, format!("Next: curl -s http://{admin}/config"))
         }
         (None, Some(path)) => {
@@ -305,7 +317,13 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
             let again = |problems| {
                 Stop::problems(problems, format!("Next: mend that, then: splitway validate {}", path.display()))
             };
-            let declared = config::load(&path, &flags).map_err(again)?.declared;
+            let declared = match config::load(&path, &flags).map_err(again)?.what {
+                What::Declared(declared) => declared,
+                What::Rollout(name, _) => {
+                    let why = "whose versions and weights only a proxy knows that runs: ask it, with --admin ADDRESS";
+                    return Err(Stop::Other(format!("{} follows the Rollout {name}, {why}", path.display())));
+                }
+            };
             let routing = source::without_names(&declared);
             let snapshot =
                 Snapshot::build(routing, &Identity::random(), None).map_err(|error| Stop::Other(error.to_string()))?;

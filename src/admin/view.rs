@@ -9,7 +9,7 @@ use crate::control;
 use crate::metrics;
 use crate::route::bucket::{KeySource, SameSite, Sticky};
 use crate::route::matches::{Match, PathMatch, ValueMatch};
-use crate::route::{self, Role, Shares, Snapshot, policy};
+use crate::route::{self, PortName, Role, Shares, Snapshot, policy};
 
 /// What is live, where it comes from, and what became of it.
 #[derive(Clone, Debug, Serialize)]
@@ -24,8 +24,8 @@ pub struct Picture {
     pub notes: Vec<String>,
     /// The last change that was refused, until a good one comes.
     pub refused: Option<Refused>,
-    #[serde(flatten)]
-    pub live: Option<Live>,
+    /// What is live at each port of the application; nothing before the first snapshot.
+    pub ports: Vec<Port>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -35,9 +35,11 @@ pub struct Refused {
     pub message: String,
 }
 
-/// The parts of the live snapshot.
+/// The parts of one port's live snapshot.
 #[derive(Clone, Debug, Serialize)]
-pub struct Live {
+pub struct Port {
+    /// `null`: the one port that needs no name.
+    pub port: Option<String>,
     pub split: Split,
     pub backends: Vec<Backend>,
     #[serde(rename = "override")]
@@ -167,16 +169,22 @@ pub struct Retry {
 
 impl Picture {
     pub fn take(context: &Context) -> Self {
-        let snapshot = context.live.current();
+        let snapshots: Vec<_> = (0..context.live.ports()).filter_map(|port| context.live.current(port)).collect();
+        let totals = context.metrics.totals();
+        let ports = context.metrics.ports().iter().zip(&snapshots).enumerate();
         let status = context.status.borrow().clone();
         Self {
-            generation: snapshot.as_ref().map_or(0, |snapshot| snapshot.generation().0),
+            generation: snapshots.first().map_or(0, |snapshot| snapshot.generation().0),
             state: context.readiness.state().as_str(),
             applied_at: status.applied_at.map(time),
             origin: Some(status.origin).filter(|origin| !origin.is_empty()),
             notes: status.notes,
             refused: status.refused.map(Refused::of),
-            live: snapshot.map(|snapshot| Live::of(&snapshot, &context.metrics)),
+            ports: ports
+                .map(|(number, (name, snapshot))| {
+                    Port::of(name, snapshot, metrics::Account::of(&totals, number, Some(snapshot)))
+                })
+                .collect(),
         }
     }
 }
@@ -187,10 +195,11 @@ impl Refused {
     }
 }
 
-impl Live {
-    fn of(snapshot: &Snapshot, metrics: &metrics::Metrics) -> Self {
+impl Port {
+    fn of(name: &PortName, snapshot: &Snapshot, account: metrics::Account) -> Self {
         Self {
-            split: Split::of(metrics::Account::of(&metrics.totals(), Some(snapshot))),
+            port: (!name.is_unnamed()).then(|| name.as_str().to_owned()),
+            split: Split::of(account),
             backends: snapshot.backends().iter().map(Backend::of).collect(),
             override_: snapshot
                 .override_names()
