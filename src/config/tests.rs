@@ -209,6 +209,15 @@ fn the_least_file_gets_every_default() {
 }
 
 #[test]
+fn log_directives_beyond_ascii_are_refused() {
+    // The parser that is given the directives panics over these.
+    for text in ["\u{202f}a=", " \u{a90}u=", "info,\u{3000}x=debug"] {
+        let problems = bad(&format!("{MINIMAL}log: {{ level: \"{text}\" }}\n"));
+        assert!(problems.to_string().contains("in ASCII"), "{problems}");
+    }
+}
+
+#[test]
 fn durations_and_sizes_are_read_in_their_usual_forms() {
     let timeout = |text: &str| {
         declared(&good(&format!("{MINIMAL}timeouts: {{ idle: {text} }}\n"))).policy.timeouts.idle.as_millis()
