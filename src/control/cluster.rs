@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
@@ -66,13 +66,16 @@ pub enum Contact {
 /// What a file adds to a Rollout: everything but backends and the split.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overlay {
-    /// `stable` and `canary` stand for whatever version has that role.
+    /// They come after those of the Rollout. Where they lead is a *role*, of which `stable` and `canary` are written as if
+    /// they were versions: which versions these are changes with the Rollout.
     pub routes: Vec<Route>,
     pub sticky: Option<Sticky>,
     pub override_: Option<Override>,
     pub policy: Policy,
     /// What an operator should know about the file.
     pub notes: Vec<String>,
+    /// A newer text of the file was refused, and that stands.
+    pub refusal_stands: bool,
 }
 
 /// How following goes, for the admin listener and for `check`.
@@ -120,10 +123,11 @@ pub async fn follow(
                 following.notes = notes.clone();
                 following.rollout_generation = cluster.rollout.as_ref().and_then(|rollout| rollout.metadata.generation);
             });
-            if let Some(routing) = planned.routing {
-                let plain = Observed::plain(routing, &format!("rollout {rollout}"));
-                let observed = Observed { turn: cluster.turn, since: now.since, ..plain };
-                if last.as_ref().is_none_or(|last| last.routing != observed.routing || last.turn != observed.turn) {
+            if let Some(routings) = planned.routings {
+                let plain = Observed::plain(routings, &format!("rollout {rollout}"));
+                let refusal_stands = now.overlay.refusal_stands;
+                let observed = Observed { turn: cluster.turn, since: now.since, refusal_stands, ..plain };
+                if last.as_ref().is_none_or(|last| is_new(last, &observed)) {
                     last = Some(observed.clone());
                     if observations.send(Ok(observed)).await.is_err() {
                         return;
@@ -148,6 +152,11 @@ pub async fn follow(
             () = observations.closed() => return,
         }
     }
+}
+
+/// Whether there is something to compile, or a refusal to take back.
+fn is_new(last: &Observed, next: &Observed) -> bool {
+    last.routings != next.routings || last.turn != next.turn || last.refusal_stands && !next.refusal_stands
 }
 
 /// What does not wait for a plan: who is heard, and whom we share the work with.
@@ -182,26 +191,25 @@ fn tell(rollout: &str, seen: &Seen, following: &watch::Sender<Following>, metric
     });
 }
 
-/// Remembers, for each port, what the next plan has to know about the last.
+/// Remembers, for each port, what the next plan has to know about the last, and what was to be served for it.
 #[derive(Default)]
 struct Planner {
-    applied: Vec<Option<Applied>>,
+    ports: Vec<(Option<Applied>, Option<Routing>)>,
 }
 
 struct Planned {
-    /// `None`: nothing can be served yet, or nothing new.
-    routing: Option<Routing>,
+    /// `None`: there is a port for which nothing can be served yet.
+    routings: Option<Vec<Routing>>,
     notes: Vec<String>,
     wake_at: Option<Moment>,
 }
 
 impl Planner {
-    fn plan(&mut self, cluster: &Cluster, overlay: &Overlay, now: Duration) -> Planned {
-        self.applied.resize(cluster.ports.len(), None);
+    fn plan(&mut self, cluster: &Cluster, overlay: &Overlay, now: Moment) -> Planned {
+        self.ports.resize(cluster.ports.len(), (None, None));
         let mut notes: Vec<String> = cluster.notes.iter().chain(&overlay.notes).cloned().collect();
-        let mut routing = None;
         let mut wake_at: Option<Moment> = None;
-        for (endpoints, applied) in cluster.ports.iter().zip(&mut self.applied) {
+        for (endpoints, (applied, served)) in cluster.ports.iter().zip(&mut self.ports) {
             let observed = ObservedCluster {
                 rollout: cluster.rollout.clone(),
                 endpoints: endpoints.clone(),
@@ -209,14 +217,14 @@ impl Planner {
                 options: Options::default(),
             };
             let plan = plan(&observed, applied.as_ref(), now);
-            if plan.applied.is_some() {
-                *applied = plan.applied;
-            }
-            notes.extend(plan.notes);
+            *applied = plan.applied.or(applied.take());
+            *served = plan.routing.or(served.take());
+            // What is true of the Rollout is said once, not for each port.
+            notes.extend(plan.notes.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
             wake_at = [wake_at, plan.wake_at].into_iter().flatten().min();
-            routing = plan.routing.map(|routing| overlaid(routing, overlay));
         }
-        Planned { routing, notes, wake_at }
+        let routings = self.ports.iter().map(|(_, served)| Some(overlaid(served.clone()?, overlay)));
+        Planned { routings: routings.collect(), notes, wake_at }
     }
 }
 

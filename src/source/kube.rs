@@ -29,9 +29,12 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::file::{Loaded, Watch};
 use crate::control::cluster::{Contact, Overlay, Seen};
+use crate::control::{Rejected, Sender};
 use crate::metrics::Metrics;
 
+pub use ::kube::Client;
 pub use client::{Access, Trouble, TroubleKind};
 pub use endpoints::PortRef;
 use picture::Picture;
@@ -62,9 +65,40 @@ pub struct OwnService {
 /// waited for.
 const SAVED_AFTER: Duration = Duration::from_secs(2);
 
+/// Follows what a file says beside the Rollout, until nobody listens any more. `again` (SIGHUP) asks for a fresh look.
+pub async fn follow_file(
+    mut watch: Watch<Overlay>,
+    mut again: mpsc::Receiver<()>,
+    origin: String,
+    overlay: watch::Sender<Arc<Overlay>>,
+    observations: Sender,
+) {
+    loop {
+        let changed = tokio::select! {
+            changed = watch.changed() => changed,
+            Some(()) = again.recv() => {
+                watch.look_again();
+                continue;
+            }
+            () = overlay.closed() => return,
+        };
+        match changed {
+            Ok(Loaded { declared, notes }) => overlay.send_replace(Arc::new(Overlay { notes, ..declared })),
+            Err(message) => {
+                let refused = Overlay { refusal_stands: true, ..Overlay::clone(&overlay.borrow()) };
+                let before = overlay.send_replace(Arc::new(refused));
+                if observations.send(Err(Rejected { origin: origin.clone(), message })).await.is_err() {
+                    return;
+                }
+                before
+            }
+        };
+    }
+}
+
 /// Keeps the picture until nobody looks at it any more.
 pub async fn follow(
-    client: kube::Client,
+    client: Client,
     settings: Settings,
     mut overlay: watch::Receiver<Arc<Overlay>>,
     seen: watch::Sender<Seen>,
