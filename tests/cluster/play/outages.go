@@ -33,7 +33,7 @@ func behindGate(s *stage) error {
 	if err := os.MkdirAll(state, 0o755); err != nil {
 		return err
 	}
-	w, err := s.startSplitway("splitway", kubeconfig, "8080", "--port", "http", "--state-dir", state)
+	w, err := s.startSplitway("splitway", kubeconfig, "8080", 9090, "--port", "http", "--state-dir", state)
 	if err != nil {
 		return err
 	}
@@ -60,9 +60,7 @@ func serverAway(s *stage) error {
 	s.world.did("the proxy is started again, while the API server is away")
 	w := s.proxies[0]
 	s.loads[0].Pause()
-	if err := w.stop(10 * time.Second); err != nil {
-		return err
-	}
+	w.kill()
 	if err := w.start(); err != nil {
 		return err
 	}
@@ -206,5 +204,6 @@ func (s *stage) withoutStore(do func() error) error {
 			return err
 		}
 	}
+	s.world.again(s.ctx)
 	return nil
 }

@@ -18,7 +18,7 @@ func twoReplicas(s *stage) error {
 		return err
 	}
 	for i, config := range []string{s.folder("kubeconfig-proxy"), kubeconfig} {
-		w, err := s.startSplitway(fmt.Sprintf("splitway-%d", i), config, fmt.Sprint(8080+i), "--port", "http")
+		w, err := s.startSplitway(fmt.Sprintf("splitway-%d", i), config, fmt.Sprint(8080+i), 9090+i, "--port", "http")
 		if err != nil {
 			return err
 		}

@@ -151,14 +151,14 @@ func (s *stage) close() error {
 	for _, l := range s.loads {
 		l.Stop()
 	}
-	var failed error
 	for _, w := range s.proxies {
-		failed = errors.Join(failed, w.stop(10*time.Second))
+		// It would drain, for the time that a load balancer needs to notice. Nobody is left who could.
+		w.kill()
 	}
 	for _, g := range s.gates {
 		g.cut()
 	}
-	if err := errors.Join(failed, s.world.close()); err != nil {
+	if err := s.world.close(); err != nil {
 		return err
 	}
 	_, err := s.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait", "--timeout", "60s")

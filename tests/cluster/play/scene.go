@@ -49,7 +49,7 @@ const requestTimeout = 10 * time.Second
 // port's name says is of no importance here: the bytes are HTTP/1.
 func twoPorts(s *stage) error {
 	second := gateway + ":8081"
-	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), "8080=http", "--listen", second+"=grpc")
+	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), "8080=http", 9090, "--listen", second+"=grpc")
 	if err == nil {
 		s.loads = append(s.loads,
 			load.Start(load.Settings{Target: w.listen, Rate: rate, Timeout: requestTimeout}),
@@ -63,7 +63,7 @@ func onePort(s *stage) error {
 	if os.Getenv("DRY") != "" {
 		return nil
 	}
-	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), "8080", "--port", "http")
+	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), "8080", 9090, "--port", "http")
 	if err == nil {
 		s.loads = append(s.loads, load.Start(load.Settings{Target: w.listen, Rate: rate, Timeout: requestTimeout}))
 	}

@@ -24,9 +24,9 @@ type splitway struct {
 
 // startSplitway returns when the proxy says that it is ready. The port may have the name of an application's port behind
 // it, 8080=http.
-func (s *stage) startSplitway(name, kubeconfig, port string, arguments ...string) (*splitway, error) {
+func (s *stage) startSplitway(name, kubeconfig, port string, admin int, arguments ...string) (*splitway, error) {
 	number, _, _ := strings.Cut(port, "=")
-	w := &splitway{stage: s, listen: gateway + ":" + number, admin: gateway + ":1" + number}
+	w := &splitway{stage: s, listen: gateway + ":" + number, admin: fmt.Sprintf("%s:%d", gateway, admin)}
 	w.child = child{
 		name: name, log: filepath.Join(s.folder("logs"), s.scene.name+"-"+name+".log"), env: s.env, unexpected: s.world.fail,
 		argv: append([]string{

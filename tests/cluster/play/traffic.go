@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -272,22 +273,22 @@ func (w *splitway) liveSince(after time.Time, hash string, weight, total int) (t
 	return time.Time{}, lines.Err()
 }
 
-// shows reads a split as the log writes it.
+// shows reads a split as the log writes it: "7d7d6797f5 67, 667d764b44 33 of 100".
 func shows(split, hash string, weight, total int) bool {
-	parts, sum := map[string]int{}, 0
-	for _, part := range strings.FieldsFunc(split, func(r rune) bool { return r == ',' || r == ' ' }) {
-		name, number, found := strings.Cut(part, ":")
-		if !found {
-			continue
-		}
-		var n int
-		if _, err := fmt.Sscanf(number, "%d", &n); err != nil {
-			return false
-		}
-		parts[name] = n
-		sum += n
+	parts, whole, found := strings.Cut(split, " of ")
+	of, err := strconv.Atoi(whole)
+	if !found || err != nil {
+		return false
 	}
-	return sum > 0 && parts[hash]*total == weight*sum
+	got := 0
+	for _, part := range strings.Split(parts, ", ") {
+		if name, number, _ := strings.Cut(part, " "); name == hash {
+			if got, err = strconv.Atoi(number); err != nil {
+				return false
+			}
+		}
+	}
+	return got*total == weight*of
 }
 
 // summary prints the table, and how fast changes were taken over.
