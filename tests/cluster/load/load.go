@@ -19,7 +19,7 @@ type Settings struct {
 	Target  string        // address and port
 	Rate    int           // requests per second
 	Timeout time.Duration // for the whole of one request; then it is lost
-	Path    string        // with GET only: "/" and a mix of GET and POST if empty
+	Path    string        // with POST only: "/" and a mix of GET and POST if empty
 }
 
 const (
@@ -163,7 +163,7 @@ var lengths = []int{0, 100, 0, 1, 0, 1000, 0, 20_000, 0, 300, 0, 64, 0, 5000, 0,
 
 func (l *Load) request(number int) request {
 	if l.Path != "" {
-		return request{path: l.Path}
+		return request{path: l.Path, body: noise[:100]}
 	}
 	length := lengths[number%len(lengths)]
 	if length == 0 {

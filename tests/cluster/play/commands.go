@@ -42,7 +42,7 @@ func (s *stage) release(changes ...change) error {
 		next.hash = r.Status.CurrentPodHash
 		return err
 	})
-	s.latest = next
+	s.latest, s.newest, s.names[next.hash] = next, next.hash, next.name
 	return err
 }
 

@@ -61,7 +61,7 @@ func serverAway(s *stage) error {
 	w := s.proxies[0]
 	s.loads[0].Pause()
 	w.kill()
-	if err := w.start(); err != nil {
+	if err := w.run(); err != nil {
 		return err
 	}
 	if err := w.ready(); err != nil {

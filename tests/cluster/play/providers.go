@@ -72,7 +72,7 @@ func (s *stage) trialShare(trial string) error {
 	}
 	s.score.windows++
 	s.say("canary and experiment: %d of %d requests, off by %+.2f", seen.Versions[s.latest.name], seen.Requests, off)
-	return errors.Join(w.serves(trial, 20, 100), w.exact())
+	return errors.Join(w.serves(trial, 20, 100), w.exact(s.newest, 2))
 }
 
 // blueAndGreen switches everything at once.

@@ -58,9 +58,12 @@ type stage struct {
 	proxies []*splitway
 	loads   []*load.Load
 	gates   []*gate
-	count   int     // of versions
-	stable  version // answers everything when a scenario begins
-	latest  version // was released last
+	names   map[string]string // of versions, by hash
+	count   int               // of versions
+	retried bool              // a scenario has made the proxy send requests to another version than it had chosen
+	stable  version           // answers everything when a scenario begins
+	latest  version           // is stable, or on its way to be
+	newest  string            // the hash of what was released last
 
 	// Of one scenario:
 	begun       time.Time
@@ -72,7 +75,6 @@ type stage struct {
 
 // playAll goes on after a failure, with a new stage: one fault must not hide others.
 func (p *plane) playAll(chosen []scenario) error {
-	var failed []string
 	var open *stage
 	end := func() error {
 		if open == nil {
@@ -108,7 +110,6 @@ func (p *plane) playAll(chosen []scenario) error {
 			continue
 		}
 		fmt.Printf("== %s: FAILED after %.1f s: %v\n", s.name, one.took.Seconds(), err)
-		failed = append(failed, s.name)
 		if err := end(); err != nil {
 			return err
 		}
@@ -117,6 +118,12 @@ func (p *plane) playAll(chosen []scenario) error {
 		return err
 	}
 	p.summary()
+	var failed []string
+	for _, one := range p.scores {
+		if one.err != nil {
+			failed = append(failed, one.scenario)
+		}
+	}
 	if failed != nil {
 		return fmt.Errorf("%d of %d scenarios: %s", len(failed), len(chosen), strings.Join(failed, ", "))
 	}
@@ -151,6 +158,7 @@ func (s *stage) close() error {
 	for _, l := range s.loads {
 		l.Stop()
 	}
+	wrong := s.accounts()
 	for _, w := range s.proxies {
 		// It would drain, for the time that a load balancer needs to notice. Nobody is left who could.
 		w.kill()
@@ -161,8 +169,17 @@ func (s *stage) close() error {
 	if err := s.world.close(); err != nil {
 		return err
 	}
+	s.judge(wrong)
 	_, err := s.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait", "--timeout", "60s")
 	return err
+}
+
+// judge adds a fault that shows when a scene is over to its last scenario.
+func (s *stage) judge(wrong error) {
+	if last := len(s.scores) - 1; wrong != nil && last >= 0 && s.scores[last].err == nil {
+		fmt.Printf("== %s: FAILED in the end: %v\n", s.scores[last].scenario, wrong)
+		s.scores[last].err = wrong
+	}
 }
 
 // onlyLooked wants that the proxy's account has changed nothing.

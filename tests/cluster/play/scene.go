@@ -100,7 +100,7 @@ func (s *stage) set() error {
 	if err != nil {
 		return err
 	}
-	s.latest, s.count = s.stable, 1
+	s.latest, s.count, s.names = s.stable, 1, map[string]string{s.stable.hash: s.stable.name}
 	if s.scene.proxies == nil {
 		return onePort(s)
 	}

@@ -20,6 +20,7 @@ type splitway struct {
 	child
 	stage         *stage
 	listen, admin string
+	begun         time.Time // of its last start: its counts begin there
 }
 
 // startSplitway returns when the proxy says that it is ready. The port may have the name of an application's port behind
@@ -34,11 +35,16 @@ func (s *stage) startSplitway(name, kubeconfig, port string, admin int, argument
 			"--listen", gateway + ":" + port, "--admin", w.admin,
 		}, arguments...),
 	}
-	if err := w.start(); err != nil {
+	if err := w.run(); err != nil {
 		return nil, err
 	}
 	s.proxies = append(s.proxies, w)
 	return w, w.ready()
+}
+
+func (w *splitway) run() error {
+	w.begun = time.Now()
+	return w.start()
 }
 
 func (w *splitway) ready() error {
@@ -170,9 +176,11 @@ func (w *splitway) serves(hash string, weight, total int) error {
 	})
 }
 
-// exact waits until the proxy's own account shows every version within one request of what it should have got since the
-// start. A request between two counters may make it look worse for a moment.
-func (w *splitway) exact() error {
+// exact waits until the proxy's own account shows that the newest version is less than one request away from what it should
+// have got, for each choice that leads to it, and the others less than one for each version that came and went beside them:
+// what a version leaves behind, when it goes, stays with those that remain. A request between two counters may make it
+// look worse for a moment.
+func (w *splitway) exact(newest string, choices int) error {
 	return w.until("the account of "+w.name, 5*time.Second, func() error {
 		p, err := w.picture()
 		if err != nil {
@@ -180,7 +188,11 @@ func (w *splitway) exact() error {
 		}
 		for _, port := range p.Ports {
 			for _, v := range port.Split.Versions {
-				if v.Off > 1 || v.Off < -1 {
+				bound := float64(choices)
+				if v.Version != newest {
+					bound *= float64(len(w.stage.names))
+				}
+				if v.Off > bound || v.Off < -bound {
 					return fmt.Errorf("%s has got %+.2f requests more than it should (%s)", v.Version, v.Off, p.describe())
 				}
 			}

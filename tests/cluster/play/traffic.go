@@ -133,7 +133,7 @@ func (s *stage) share(v version, weight, requests int) error {
 		return fmt.Errorf("together they are off by %+.2f", sum)
 	}
 	for _, w := range s.proxies {
-		if err := errors.Join(w.serves(v.hash, weight, total), w.exact()); err != nil {
+		if err := errors.Join(w.serves(v.hash, weight, total), w.exact(s.newest, 1)); err != nil {
 			return fmt.Errorf("after the window: %w", err)
 		}
 	}
@@ -210,6 +210,38 @@ func (s *stage) finish() error {
 	return errors.Join(s.share(s.latest, total, 300), s.only(s.latest, since))
 }
 
+// accounts wants the proxies' counts to be the clients' own: what each version was chosen for is what it has answered. Each
+// proxy has as many ports as it has loads.
+func (s *stage) accounts() error {
+	if s.retried || len(s.proxies) == 0 || len(s.loads)%len(s.proxies) != 0 {
+		return nil
+	}
+	each := len(s.loads) / len(s.proxies)
+	for i, w := range s.proxies {
+		p, err := w.picture()
+		if err != nil {
+			return err
+		}
+		if len(p.Ports) != each {
+			return fmt.Errorf("%s shows %d ports, expected %d", w.name, len(p.Ports), each)
+		}
+		for j, port := range p.Ports {
+			answered := map[string]int64{}
+			for _, r := range s.loads[i*each+j].Between(time.Time{}, time.Now()) {
+				if r.Lost == "" && r.Sent.After(w.begun) {
+					answered[r.Version]++
+				}
+			}
+			for _, v := range port.Split.Versions {
+				if name := s.names[v.Version]; v.Sent != answered[name] {
+					return fmt.Errorf("%s, port %q: it has chosen %s (%s) %d times, which has answered %d requests", w.name, port.Port, v.Version, name, v.Sent, answered[name])
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // silence of all versions but one since a moment; until the next release.
 type silence struct {
 	of    version
@@ -274,7 +306,12 @@ func (w *splitway) liveSince(after time.Time, hash string, weight, total int) (t
 }
 
 // shows reads a split as the log writes it: "7d7d6797f5 67, 667d764b44 33 of 100".
+// Of several ports the first will do: they change together.
 func shows(split, hash string, weight, total int) bool {
+	split, _, _ = strings.Cut(split, "; ")
+	if _, after, named := strings.Cut(split, ": "); named {
+		split = after
+	}
 	parts, whole, found := strings.Cut(split, " of ")
 	of, err := strconv.Atoi(whole)
 	if !found || err != nil {
