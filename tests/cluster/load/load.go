@@ -55,12 +55,7 @@ func (l *Load) Stop() {
 	close(l.stop)
 	<-l.stopped
 	l.flying.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.idle {
-		c.close()
-	}
-	l.idle = nil
+	l.Disconnect()
 }
 
 // Pause sends nothing until Resume, and returns when the last request has been answered or lost. The connections stay.
@@ -71,16 +66,22 @@ func (l *Load) Pause() {
 	l.flying.Wait()
 }
 
-// Resume begins again, on connections that are made anew.
+// Resume goes on, on the same connections.
 func (l *Load) Resume() {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pause = false
+}
+
+// Disconnect is for a pause in which the other side is started again.
+func (l *Load) Disconnect() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, c := range l.idle {
 		c.close()
 	}
 	l.count -= len(l.idle)
 	l.idle = nil
-	l.pause = false
-	l.mu.Unlock()
 }
 
 func (l *Load) run() {

@@ -115,6 +115,7 @@ func TestAHangingServerMakesNoRequestWait(t *testing.T) {
 	}
 	close(release)
 	l.Pause()
+	l.Disconnect()
 	l.Resume()
 	l.Stop()
 	if records := l.Between(begun, time.Now()); len(records) < 200 {

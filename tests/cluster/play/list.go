@@ -36,8 +36,8 @@ var scenarios = []scenario{
 	{"published/third", "a third version while the second is at 50 %", publishedScene, third, false},
 	{"published/scale", "3, 5, 2 pods in the middle of it", publishedScene, scaled, false},
 	{"published/never-ready", "a canary that never becomes ready, undone", publishedScene, neverReady, false},
-	{"published/killed", "all canary processes killed at 50 %", publishedScene, killed, false},
 	{"published/505", "505 of 1000", publishedScene, fiveHundredFive, false},
+	{"published/killed", "all canary processes killed at 50 %", publishedScene, killed, false},
 
 	{"experiment", "an Experiment with a weight beside the canary's", experimentScene, experiment, false},
 	{"blue-green", "everything at once", blueGreenScene, blueAndGreen, false},

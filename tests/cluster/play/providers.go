@@ -57,6 +57,7 @@ func experiment(s *stage) error {
 // trialShare looks at the answers of canary and experiment together: they come from the same template.
 func (s *stage) trialShare(trial string) error {
 	w := s.proxies[0]
+	s.names[trial] = s.latest.name
 	if err := errors.Join(w.serves(trial, 20, 100), w.serves(s.latest.hash, 10, 100)); err != nil {
 		return err
 	}

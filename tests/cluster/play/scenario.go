@@ -150,7 +150,11 @@ func (s *stage) play(of scenario) (score, error) {
 	for _, silent := range s.silentSince {
 		err = errors.Join(err, s.only(silent.of, silent.since))
 	}
-	return s.score, errors.Join(err, s.losses(), s.onlyLooked())
+	err = errors.Join(err, s.losses(), s.onlyLooked())
+	if err == nil {
+		err = s.accounts()
+	}
+	return s.score, err
 }
 
 // close leaves an empty namespace for the next scene.
@@ -158,7 +162,6 @@ func (s *stage) close() error {
 	for _, l := range s.loads {
 		l.Stop()
 	}
-	wrong := s.accounts()
 	for _, w := range s.proxies {
 		// It would drain, for the time that a load balancer needs to notice. Nobody is left who could.
 		w.kill()
@@ -169,17 +172,8 @@ func (s *stage) close() error {
 	if err := s.world.close(); err != nil {
 		return err
 	}
-	s.judge(wrong)
 	_, err := s.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait", "--timeout", "60s")
 	return err
-}
-
-// judge adds a fault that shows when a scene is over to its last scenario.
-func (s *stage) judge(wrong error) {
-	if last := len(s.scores) - 1; wrong != nil && last >= 0 && s.scores[last].err == nil {
-		fmt.Printf("== %s: FAILED in the end: %v\n", s.scores[last].scenario, wrong)
-		s.scores[last].err = wrong
-	}
 }
 
 // onlyLooked wants that the proxy's account has changed nothing.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -210,11 +211,15 @@ func (s *stage) finish() error {
 	return errors.Join(s.share(s.latest, total, 300), s.only(s.latest, since))
 }
 
-// accounts wants the proxies' counts to be the clients' own: what each version was chosen for is what it has answered. Each
-// proxy has as many ports as it has loads.
+// accounts wants the proxies' counts to be the clients' own: what each version was chosen for is what it has answered. For
+// that the load rests for a moment. Each proxy has as many ports as it has loads.
 func (s *stage) accounts() error {
 	if s.retried || len(s.proxies) == 0 || len(s.loads)%len(s.proxies) != 0 {
 		return nil
+	}
+	for _, l := range s.loads {
+		l.Pause()
+		defer l.Resume()
 	}
 	each := len(s.loads) / len(s.proxies)
 	for i, w := range s.proxies {
@@ -232,10 +237,14 @@ func (s *stage) accounts() error {
 					answered[r.Version]++
 				}
 			}
+			chosen := map[string]int64{}
 			for _, v := range port.Split.Versions {
-				if name := s.names[v.Version]; v.Sent != answered[name] {
-					return fmt.Errorf("%s, port %q: it has chosen %s (%s) %d times, which has answered %d requests", w.name, port.Port, v.Version, name, v.Sent, answered[name])
+				if v.Sent > 0 {
+					chosen[s.names[v.Version]] += v.Sent
 				}
+			}
+			if !maps.Equal(chosen, answered) {
+				return fmt.Errorf("%s, port %q: it has chosen versions so many times: %v; they have answered: %v", w.name, port.Port, chosen, answered)
 			}
 		}
 	}
@@ -367,13 +376,15 @@ func (p *plane) summary() {
 	}
 }
 
-// losses judges what was lost in this scenario, and puts it into its score.
+// losses judges what was lost in this scenario, and puts it into its score. A timeline of the load goes beside the logs.
 func (s *stage) losses() error {
 	var failed error
 	for i, l := range s.loads {
 		records := l.Between(s.begun, time.Now())
 		s.score.requests += len(records)
 		s.score.slow = max(s.score.slow, load.Percentile(records, 0.99))
+		file := s.folder(fmt.Sprintf("logs/%s-load-%d.txt", strings.ReplaceAll(s.score.scenario, "/", "-"), i))
+		failed = errors.Join(failed, os.WriteFile(file, []byte(load.Timeline(records, s.world.begun, 50*time.Millisecond)), 0o644))
 		bad := records[:0:0]
 		for _, r := range records {
 			if r.Lost == "" {
@@ -382,16 +393,14 @@ func (s *stage) losses() error {
 			s.score.lost++
 			if s.mayLose != nil && s.mayLose(r) {
 				s.score.expected++
-				continue
+			} else {
+				bad = append(bad, r)
 			}
-			bad = append(bad, r)
 		}
-		if len(bad) == 0 {
-			continue
+		if len(bad) > 0 {
+			failed = errors.Join(failed, fmt.Errorf("%d of %d requests were lost (a timeline is in %s; seconds are the recording's):\n%s",
+				len(bad), len(records), file, load.Losses(bad, s.world.begun)))
 		}
-		file := s.folder(fmt.Sprintf("logs/%s-load%d.txt", strings.ReplaceAll(s.score.scenario, "/", "-"), i))
-		failed = errors.Join(failed, fmt.Errorf("%d of %d requests were lost (a timeline is in %s; seconds are the recording's):\n%s", len(bad), len(records),
-			file, load.Losses(bad, s.world.begun)), os.WriteFile(file, []byte(load.Timeline(records, s.world.begun, 20*time.Millisecond)), 0o644))
 	}
 	return failed
 }
