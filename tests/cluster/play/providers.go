@@ -17,6 +17,17 @@ func fiveHundredFive(s *stage) error {
 		func() error { return s.climb(3000, 505) },
 		func() error { return s.promote() },
 		s.finish,
+		// Others count in per cents.
+		func() error { return s.patch(change{Op: "remove", Path: "/spec/strategy/canary/trafficRouting/maxTrafficWeight"}) },
+		func() error {
+			return s.asked("back to per cents", s.latest, 100, func(r rollout) error {
+				if !r.observed() {
+					return fmt.Errorf("the controller has not seen it: %s", r.describe())
+				}
+				return nil
+			})
+		},
+		func() error { return s.served(s.latest, 100) },
 	)
 }
 
