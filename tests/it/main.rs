@@ -10,6 +10,7 @@ mod change;
 mod demo;
 mod drain;
 mod failure;
+mod follow;
 mod headers;
 mod metrics;
 mod names;
