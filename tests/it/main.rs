@@ -13,6 +13,7 @@ mod failure;
 mod headers;
 mod metrics;
 mod names;
+mod ports;
 mod program;
 mod refuse;
 mod reload;
