@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use splitway::route::bucket::{BucketCookie, KeySource, SameSite, Sticky};
-use splitway::route::{Generation, Routing, VersionHash};
+use splitway::route::{Generation, Identity, PortName, Routing, VersionHash};
+use splitway::{Settings, proxy};
 
 use crate::support::{App, Client, Proxy, eventually, observed, two};
 
@@ -139,6 +140,24 @@ async fn a_refused_change_of_one_port_changes_nothing_at_the_other() {
     }
     scene.proxy.set_all(scene.routings((0, 1), (0, 1))).await;
     assert_eq!([http.get("/").await.app(), grpc.get("/").await.app()], ["canary", "canary"]);
+}
+
+#[test]
+fn a_listener_before_no_port_and_two_ports_of_one_name_are_refused_before_anything_is_bound() {
+    let bind = |names: &[&str], port| {
+        let listener = proxy::Listener { address: ([127, 0, 0, 1], 0).into(), port };
+        let error = splitway::bind(Settings {
+            proxy: proxy::Settings { listeners: vec![listener], workers: 1, drain: proxy::Drain::default() },
+            admin: None,
+            identity: Identity::random(),
+            ports: names.iter().map(|name| PortName::new(name)).collect(),
+        });
+        error.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert_eq!(bind(&["http", "grpc"], 1), "");
+    assert!(bind(&["http", "grpc"], 2).contains("number 2, counted from 0, and there are 2"));
+    assert!(bind(&["http", "grpc", "http"], 0).contains("\"http\" is there twice"));
+    assert!(bind(&[], 0).contains("at least one port"));
 }
 
 #[tokio::test]
