@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use control::StatusView;
+use control::cluster::FollowingView;
 use metrics::Metrics;
 use route::live::{Live, Publisher};
 use route::{Generation, Identity, PortName};
@@ -43,6 +44,8 @@ pub struct Settings {
     pub identity: Identity,
     /// The application's ports that listeners stand before: at least one, none twice. One by itself needs no name.
     pub ports: Vec<PortName>,
+    /// How following a Rollout goes, if one is followed.
+    pub following: Option<FollowingView>,
 }
 
 /// Every socket is open, nothing runs.
@@ -52,6 +55,7 @@ pub struct Bound {
     identity: Identity,
     ports: Vec<PortName>,
     workers: usize,
+    following: Option<FollowingView>,
 }
 
 /// Opens every socket, so that a port in use is an error before anything has started.
@@ -60,8 +64,8 @@ pub fn bind(settings: Settings) -> io::Result<Bound> {
     check_ports(&ports, &settings.proxy.listeners)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     let admin = settings.admin.map(admin::bind).transpose()?;
-    let workers = settings.proxy.workers;
-    Ok(Bound { proxy: proxy::bind(settings.proxy)?, admin, identity: settings.identity, ports, workers })
+    let (workers, following) = (settings.proxy.workers, settings.following);
+    Ok(Bound { proxy: proxy::bind(settings.proxy)?, admin, identity: settings.identity, ports, workers, following })
 }
 
 /// Whether the ports are told apart by their names, and every listener stands before one of them.
@@ -107,6 +111,7 @@ impl Bound {
                 metrics: metrics.clone(),
                 status: status_view.clone(),
                 readiness: readiness.clone(),
+                following: self.following,
             };
             tokio::spawn(admin.serve(context, std::future::pending()))
         });

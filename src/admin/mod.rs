@@ -40,6 +40,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::control::StatusView;
+use crate::control::cluster::{Contact, Following, FollowingView};
 use crate::metrics::Metrics;
 use crate::metrics::families;
 use crate::metrics::text::Format;
@@ -54,6 +55,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     pub status: StatusView,
     pub readiness: Readiness,
+    /// Only where a Rollout is followed.
+    pub following: Option<FollowingView>,
 }
 
 /// Whether traffic is welcome.
@@ -296,10 +299,12 @@ fn readyz(context: &Context, verbose: bool) -> Answer {
     if verbose {
         let line = |good: bool, what: &str| format!("[{}] {what}\n", if good { '+' } else { '-' });
         let draining = state == State::Draining;
+        let following = context.following.as_ref().map(|following| api_line(&following.borrow())).unwrap_or_default();
         return text(
             status,
             line(generation > 0, &format!("snapshot: {snapshot}"))
                 + &line(!draining, &format!("serving: {}", if draining { "draining" } else { "not draining" }))
+                + &following
                 + &format!("{}\n", state.as_str()),
         );
     }
@@ -311,6 +316,22 @@ fn readyz(context: &Context, verbose: bool) -> Answer {
             State::Draining => "draining: the proxy is about to stop\n".to_owned(),
         },
     )
+}
+
+/// What is true about the API server. It does not decide whether traffic is welcome: what was known serves on.
+fn api_line(following: &Following) -> String {
+    let heard = match &following.contact {
+        Contact::Connecting => "[ ] api: not heard yet".to_owned(),
+        Contact::Connected => "[+] api: heard".to_owned(),
+        Contact::Lost { since, error } => {
+            format!("[ ] api: the API server is not heard since {}: {error}", view::time(*since))
+        }
+    };
+    let saved = following
+        .saved_at
+        .map(|at| format!("[ ] rollout: serving the state saved at {}\n", view::time(at)))
+        .unwrap_or_default();
+    format!("{heard}\n{saved}")
 }
 
 fn explain(context: &Context, query: &str, wants_text: bool) -> Answer {
@@ -443,6 +464,7 @@ mod tests {
                 status: view,
                 readiness: Readiness::new(live.clone()),
                 live,
+                following: None,
             };
             let bound = bind(([127, 0, 0, 1], 0).into()).expect("there is a free port");
             let address = bound.address();

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::control;
+use crate::control::cluster::{Contact, Following};
 use crate::metrics;
 use crate::route::bucket::{KeySource, SameSite, Sticky};
 use crate::route::matches::{Match, PathMatch, ValueMatch};
@@ -24,8 +25,31 @@ pub struct Picture {
     pub notes: Vec<String>,
     /// The last change that was refused, until a good one comes.
     pub refused: Option<Refused>,
+    /// Only where a Rollout is followed.
+    pub rollout: Option<Rollout>,
     /// What is live at each port of the application; nothing before the first snapshot.
     pub ports: Vec<Port>,
+}
+
+/// How following a Rollout goes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rollout {
+    /// `NAMESPACE/NAME`.
+    pub name: String,
+    /// `connecting`, `connected` or `lost`.
+    pub api: &'static str,
+    pub lost_since: Option<String>,
+    pub error: Option<String>,
+    /// The Rollout's `metadata.generation` in what is served.
+    pub generation: Option<i64>,
+    /// When the state that is served was saved, if it comes from a file.
+    pub saved_at: Option<String>,
+    /// When the API server last told something new.
+    pub heard_at: Option<String>,
+    pub notes: Vec<String>,
+    /// This proxy's place among its replicas, from 0, and how many they are.
+    pub replica: Option<[u32; 2]>,
+    pub peers: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -180,11 +204,34 @@ impl Picture {
             origin: Some(status.origin).filter(|origin| !origin.is_empty()),
             notes: status.notes,
             refused: status.refused.map(Refused::of),
+            rollout: context.following.as_ref().map(|following| Rollout::of(&following.borrow())),
             ports: ports
                 .map(|(number, (name, snapshot))| {
                     Port::of(name, snapshot, metrics::Account::of(&totals, number, Some(snapshot)))
                 })
                 .collect(),
+        }
+    }
+}
+
+impl Rollout {
+    fn of(following: &Following) -> Self {
+        let (api, lost_since, error) = match &following.contact {
+            Contact::Connecting => ("connecting", None, None),
+            Contact::Connected => ("connected", None, None),
+            Contact::Lost { since, error } => ("lost", Some(time(*since)), Some(error.clone())),
+        };
+        Self {
+            name: following.rollout.clone(),
+            api,
+            lost_since,
+            error,
+            generation: following.rollout_generation,
+            saved_at: following.saved_at.map(time),
+            heard_at: following.heard_at.map(time),
+            notes: following.notes.clone(),
+            replica: following.turn.map(|turn| [turn.index(), turn.of()]),
+            peers: following.peers.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -352,7 +399,7 @@ fn in_words(one: &Match) -> String {
     conditions.join(" and ")
 }
 
-fn time(time: SystemTime) -> String {
+pub(super) fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 

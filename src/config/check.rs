@@ -74,7 +74,10 @@ pub(super) fn check(file: &File, folder: &Path, problems: &mut Problems) -> Opti
             policy,
             dns_interval: file.dns.get().and_then(|dns| dns.interval.value()).unwrap_or(DNS_INTERVAL),
         }),
-        Mode::Rollout => What::Rollout(file.rollout.value()?, Overlay { routes, sticky, override_, policy }),
+        Mode::Rollout => {
+            let overlay = Overlay { routes, sticky, override_, policy, ..Overlay::default() };
+            What::Rollout(file.rollout.value()?, overlay)
+        }
     };
     Some(Config {
         proxy: proxy::Settings {

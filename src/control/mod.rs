@@ -3,16 +3,18 @@
 //! A source (file, demo script, test) sends what it saw last through [`channel`]; [`run`] compiles it into a snapshot and
 //! publishes that. Whatever cannot be compiled is refused, counted and shown, and the last good snapshot keeps serving.
 
+pub mod cluster;
 pub mod plan;
 pub mod rollout;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
 use crate::metrics::Metrics;
 use crate::route::live::Publisher;
+use crate::route::picker::Turn;
 use crate::route::{Checked, Generation, Identity, PortName, Routing, Snapshot};
 
 /// What a source saw last: always the whole picture, never a difference.
@@ -27,6 +29,17 @@ pub struct Observed {
     /// The source has said something since that was refused, and has not taken it back: what changed now came from
     /// elsewhere, such as a name's addresses.
     pub refusal_stands: bool,
+    /// This process's place among its replicas, if the source knows it; else the one from the start stays.
+    pub turn: Option<Turn>,
+    /// When the news behind it came in, if the source measures that.
+    pub since: Option<Instant>,
+}
+
+impl Observed {
+    /// What nothing need be said about.
+    pub fn plain(routings: Vec<Routing>, origin: &str) -> Self {
+        Self { routings, origin: origin.to_owned(), notes: Vec::new(), refusal_stands: false, turn: None, since: None }
+    }
 }
 
 /// A source found something that it could not read.
@@ -69,22 +82,29 @@ pub async fn run(
     status: watch::Sender<Status>,
 ) {
     // Every port keeps its identity for life.
-    let ports: Vec<(PortName, Identity)> =
+    let mut ports: Vec<(PortName, Identity)> =
         metrics.ports().iter().map(|port| (port.clone(), identity.at(port))).collect();
     while let Some(observation) = observations.recv().await {
-        let outcome = observation.and_then(|Observed { routings, origin, notes, refusal_stands }| {
+        let outcome = observation.and_then(|observed| {
+            let Observed { routings, origin, notes, refusal_stands, turn, since } = observed;
+            if let Some(turn) = turn {
+                ports.iter_mut().for_each(|(_, identity)| identity.turn = turn);
+            }
             match compile(routings, &ports, &publisher) {
-                Ok(snapshots) => Ok((snapshots, origin, notes, refusal_stands)),
+                Ok(snapshots) => Ok((snapshots, origin, notes, refusal_stands, since)),
                 Err(message) => Err(Rejected { origin, message }),
             }
         });
         let now = SystemTime::now();
         match outcome {
-            Ok((snapshots, origin, notes, refusal_stands)) => {
+            Ok((snapshots, origin, notes, refusal_stands, since)) => {
                 let split = splits(&snapshots, &ports);
                 publisher.publish(snapshots);
                 let generation = publisher.generation();
                 metrics.reloads.good.add(1);
+                if let Some(since) = since {
+                    metrics.api.propagation.record(since.elapsed().as_nanos() as u64);
+                }
                 tracing::info!(generation = generation.0, origin, split, "snapshot is live");
                 for note in &notes {
                     tracing::warn!(generation = generation.0, origin, "{note}");
@@ -153,12 +173,7 @@ mod tests {
             override_: None,
             policy: Policy::default(),
         };
-        Ok(Observed {
-            routings: vec![routing],
-            origin: "test".to_owned(),
-            notes: vec!["note".to_owned()],
-            refusal_stands,
-        })
+        Ok(Observed { notes: vec!["note".to_owned()], refusal_stands, ..Observed::plain(vec![routing], "test") })
     }
 
     /// What the source could read, and nothing can serve: no backend at all.

@@ -128,6 +128,7 @@ fn bind(options: &Options) -> io::Result<(Bound, Vec<Moved>)> {
         admin: Some(free("admin listener", options.admin)),
         identity: Identity::random(),
         ports: vec![PortName::default()],
+        following: None,
     })?;
     Ok((bound, moved))
 }
@@ -174,8 +175,7 @@ impl Rollout {
             override_: None,
             policy: Policy { version_header: Some(HeaderName::from_static("splitway-version")), ..Policy::default() },
         };
-        let observed =
-            Observed { routings: vec![routing], origin: "demo".to_owned(), notes: Vec::new(), refusal_stands: false };
+        let observed = Observed::plain(vec![routing], "demo");
         // Nobody listens any more: the demo ends.
         let _ = self.observations.send(Ok(observed)).await;
     }

@@ -1,6 +1,8 @@
 //! Every metric: its name, type, labels and help, and where its numbers come from. A name or a label is part of what we
 //! promise to dashboards and alerts; `tests/data/metrics.txt` lists them, and a test compares.
 
+mod following;
+
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
@@ -92,7 +94,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
         })
     };
 
-    vec![
+    let mut families = vec![
         Family {
             name: "splitway_requests_total",
             kind: Kind::Counter,
@@ -303,7 +305,9 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             help: "Resident memory in bytes.",
             samples: resident_bytes().map(Value::Count).map_or_else(Vec::new, one),
         },
-    ]
+    ];
+    families.extend(following::collect(metrics));
+    families
 }
 
 fn per_version(splits: &[(Cow<'static, str>, Account)], value: impl Fn(&VersionAccount) -> Value) -> Vec<Sample> {

@@ -12,17 +12,20 @@
 //!
 //! * `cells`: the counters of one worker;
 //! * `totals`: their sums over all workers, as plain numbers;
+//! * `api`: what following a Rollout counts;
 //! * `account`: what the exact split was asked for and what it gave;
 //! * `families`: every metric by name, with its help, type, labels and where its numbers come from;
 //! * `text`: the two formats in which they are written.
 
 mod account;
+mod api;
 pub mod cells;
 pub mod families;
 pub mod text;
 mod totals;
 
 pub use account::{Account, VersionAccount};
+pub use api::Api;
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
 pub use totals::{ProxyTotals, Totals, VersionTotals};
 
@@ -44,6 +47,7 @@ pub struct Metrics {
     routes: Mutex<Vec<RouteName>>,
     proxy: Vec<Arc<ProxyCells>>,
     pub reloads: Reloads,
+    pub api: Api,
 }
 
 /// For each port, by number, and each version and role that was ever live there: the cells of every worker.
@@ -69,6 +73,7 @@ impl Metrics {
             routes: Mutex::default(),
             proxy: (0..workers).map(|_| Arc::default()).collect(),
             reloads: Reloads::default(),
+            api: Api::default(),
         }
     }
 

@@ -180,7 +180,7 @@ impl fmt::Display for Shares {
 }
 
 /// A named rule, tried before the split.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub name: RouteName,
     /// Alternatives: one that holds is enough. Never empty.
@@ -191,7 +191,7 @@ pub struct Route {
 }
 
 /// What a route does. Exactly one thing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     Send(VersionHash),
     Split(Shares),
@@ -205,7 +205,7 @@ pub struct Override {
 }
 
 /// Everything that one snapshot is compiled from. Plain data; `Snapshot::check` sees whether the names fit together.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Routing {
     pub backends: Vec<Backend>,
     pub split: Shares,

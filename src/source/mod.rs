@@ -3,10 +3,12 @@
 //!
 //! * this file: what a file (or the flags in its place) declares, and the task that follows it;
 //! * `file`: notices that the file has changed;
+//! * `kube`: watches a Rollout and its pods on the API server;
 //! * `names`: looks up the names of endpoints, again and again; a stuck resolver delays the first snapshot that needs it,
 //!   by half a second at most, and nothing else.
 
 pub mod file;
+pub mod kube;
 mod names;
 
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use crate::route::bucket::Sticky;
 use crate::route::policy::Policy;
 use crate::route::{Backend, Override, Role, Route, Routing, Shares, VersionHash};
 
+pub use crate::control::cluster::Overlay;
 use file::Watch;
 use names::Names;
 
@@ -33,17 +36,6 @@ pub struct Declared {
     pub policy: Policy,
     /// How often the names of endpoints are looked up again.
     pub dns_interval: Duration,
-}
-
-/// What a file (or the flags in its place) says beside a Rollout, which has the versions and their shares.
-#[derive(Clone, Debug, Default)]
-pub struct Overlay {
-    /// They come before those of the Rollout. Where they lead is a *role*, of which `stable` and `canary` are written as
-    /// if they were versions: which versions these are changes with the Rollout.
-    pub routes: Vec<Route>,
-    pub sticky: Option<Sticky>,
-    pub override_: Option<Override>,
-    pub policy: Policy,
 }
 
 #[derive(Clone, Debug)]
@@ -164,7 +156,7 @@ fn observe(declared: &Declared, origin: &str, notes: &[String], names: &Names) -
     let mut notes = notes.to_vec();
     // A file names the port of every endpoint, so there is no other.
     let routings = vec![routing(declared, names, &mut notes)];
-    Observed { routings, origin: origin.to_owned(), notes, refusal_stands: false }
+    Observed { notes, ..Observed::plain(routings, origin) }
 }
 
 fn routing(declared: &Declared, names: &Names, notes: &mut Vec<String>) -> Routing {

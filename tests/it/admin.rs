@@ -1,12 +1,12 @@
 //! What the admin listener shows of a proxy that runs.
 
 use serde_json::Value;
-use splitway::control::Rejected;
+use splitway::control::{Observed, Rejected};
 use splitway::route::bucket::{KeySource, Sticky};
 use splitway::route::matches::{Match, PathMatch};
 use splitway::route::{Action, Role, Route, RouteName, VersionHash};
 
-use crate::support::{App, Client, Proxy, eventually, observed, routing, two};
+use crate::support::{App, Client, Proxy, eventually, routing, two};
 
 async fn json(proxy: &Proxy, target: &str) -> Value {
     let answer = proxy.ask_admin(target).await;
@@ -62,7 +62,7 @@ async fn a_refused_change_is_shown_and_counted_and_the_old_state_keeps_serving()
         action: Action::Send(VersionHash::new("nobody")),
         count: true,
     }];
-    proxy.observe(Ok(observed(vec![broken]))).await;
+    proxy.observe(Ok(Observed::plain(vec![broken], "test"))).await;
     eventually("both refusals counted", async || proxy.metric("splitway_reloads_total{outcome=\"bad\"}").await == 2.0)
         .await;
     let config = json(&proxy, "/config").await;

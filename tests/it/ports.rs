@@ -1,11 +1,12 @@
 //! Several ports of one application, in one process.
 
 use serde_json::{Value, json};
+use splitway::control::Observed;
 use splitway::route::bucket::{BucketCookie, KeySource, SameSite, Sticky};
 use splitway::route::{Generation, Identity, PortName, Routing, VersionHash};
 use splitway::{Settings, proxy};
 
-use crate::support::{App, Client, Proxy, eventually, observed, two};
+use crate::support::{App, Client, Proxy, eventually, two};
 
 /// Two versions that both serve HTTP and gRPC, each port by a process of its own.
 struct Scene {
@@ -125,7 +126,7 @@ async fn a_refused_change_of_one_port_changes_nothing_at_the_other() {
     for (number, broken, expected) in
         [(1.0, half, "port grpc: split names version stable"), (2.0, missing, "each of 2 ports, found 1")]
     {
-        scene.proxy.observe(Ok(observed(broken))).await;
+        scene.proxy.observe(Ok(Observed::plain(broken, "test"))).await;
         let bad = "splitway_reloads_total{outcome=\"bad\"}";
         eventually("the refusal", async || scene.proxy.metric(bad).await == number).await;
         let config: Value = serde_json::from_str(&scene.proxy.ask_admin("/config").await.text()).unwrap();
@@ -151,6 +152,7 @@ fn a_listener_before_no_port_and_two_ports_of_one_name_are_refused_before_anythi
             admin: None,
             identity: Identity::random(),
             ports: names.iter().map(|name| PortName::new(name)).collect(),
+            following: None,
         });
         error.err().map(|error| error.to_string()).unwrap_or_default()
     };

@@ -448,6 +448,7 @@ async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
         admin: None,
         identity: Identity::random(),
         ports: vec![PortName::default()],
+        following: None,
     };
     let (_observations, receiver) = control::channel();
     let running = splitway::bind(settings).unwrap().start(receiver).unwrap();
@@ -466,6 +467,7 @@ async fn time_passes_before_the_first_snapshot_too() {
         admin: None,
         identity: Identity::random(),
         ports: vec![PortName::default()],
+        following: None,
     };
     let (_observations, receiver) = control::channel();
     let running = splitway::bind(settings).unwrap().start(receiver).unwrap();

@@ -200,11 +200,6 @@ pub fn two(stable: &App, canary: &App, weights: (u32, u32)) -> Routing {
     ])
 }
 
-/// What a source would send, without any notes.
-pub fn observed(routings: Vec<Routing>) -> Observed {
-    Observed { routings, origin: "test".to_owned(), notes: Vec::new(), refusal_stands: false }
-}
-
 /// A proxy in this process.
 pub struct Proxy {
     pub address: SocketAddr,
@@ -246,6 +241,7 @@ impl Proxy {
             admin: Some(loopback),
             identity: Identity::random(),
             ports: vec![PortName::default()],
+            following: None,
         };
         adjust(&mut settings);
         let (observations, receiver) = control::channel();
@@ -268,7 +264,7 @@ impl Proxy {
     /// The same for several ports.
     pub async fn set_all(&self, routings: Vec<Routing>) {
         let next = Generation(self.running.live().generation().0 + 1);
-        self.observe(Ok(observed(routings))).await;
+        self.observe(Ok(Observed::plain(routings, "test"))).await;
         soon("the new generation", self.running.reached(next)).await;
     }
 
