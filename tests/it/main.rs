@@ -14,6 +14,7 @@ mod follow;
 mod headers;
 mod metrics;
 mod names;
+mod ports;
 mod program;
 mod refuse;
 mod reload;
