@@ -524,6 +524,33 @@ fn finer_weights_need_a_total_that_they_can_be_told_in() {
     assert_eq!(at(2_000_000_000, TESTERS), None);
 }
 
+#[test]
+fn the_page_for_users_is_right() {
+    let page = include_str!("../../../../docs/routes.md");
+    let block = |start: &str| page.split(start).nth(1).unwrap().split("```").next().unwrap();
+    let mut shop: Value = serde_saphyr::from_str(block("```yaml\n")).unwrap();
+    shop["status"] = updating(3);
+    shop["metadata"]["annotations"]["rollout.argoproj.io/revision"] = json!("2");
+    assert_eq!(told(&shop), "50 of 10000");
+    for (index, expected) in ["testers", "testers copies", "testers", "testers"].iter().enumerate() {
+        shop["status"]["currentStepIndex"] = json!(index);
+        assert_eq!(routes(&shop), *expected, "at step {index}");
+    }
+    shop["status"]["currentStepIndex"] = json!(5);
+    assert_eq!(told(&shop), "5025 of 10000");
+
+    let text = shop["metadata"]["annotations"][ROUTES].as_str().unwrap().to_owned();
+    let mistakes = [("\"true\"", "true"), ("setMirrorRoute", "setMirorRoute"), ("50.25%", "52%")]
+        .map(|(good, bad)| text.replace(good, bad));
+    let messages = block("like an error of the API server, which cannot check\nannotations itself:\n\n```\n");
+    for (text, message) in mistakes.iter().zip(messages.lines()) {
+        shop["metadata"]["annotations"][ROUTES] = json!(text);
+        let problem = reading(&shop, None).problem().unwrap().to_owned();
+        assert!(problem.contains(message), "{problem}");
+    }
+    assert_eq!(messages.lines().count(), mistakes.len());
+}
+
 fn divisors() -> impl Strategy<Value = u32> {
     let all: Vec<u32> = (1..=MAX_TOTAL).filter(|total| MAX_TOTAL.is_multiple_of(*total)).collect();
     prop::sample::select(all)
