@@ -665,8 +665,9 @@ proptest! {
         let finer = Finer::new(total, weights.clone());
         let units = finer.total(&rollout);
         prop_assert!(units <= MAX_TOTAL && units.is_multiple_of(total));
-        for step in 0..wholes.len() {
-            let expected = weights.get(&step).copied().unwrap_or(wholes[step]["setWeight"].as_u64().unwrap() as u32 * unit);
+        for (step, whole) in wholes.iter().enumerate() {
+            let whole = whole["setWeight"].as_u64().unwrap() as u32 * unit;
+            let expected = weights.get(&step).copied().unwrap_or(whole);
             let weight = finer.weight(&rollout, step).unwrap();
             prop_assert_eq!(u64::from(weight) * u64::from(MAX_TOTAL), u64::from(expected) * u64::from(units));
         }
