@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use splitway::control::plan::{ObservedCluster, Plan};
-use splitway::control::rollout::{ManagedRoute, ROUTES, Rollout};
+use splitway::control::rollout::{ROUTES, Rollout};
 use splitway::route::{Identity, Snapshot};
 
 use super::recorded::{Change, Event, FILES, From, Index, load, reordered};
@@ -56,14 +56,13 @@ fn annotated(events: &[Event], text: impl Fn(usize, &Value) -> String) -> Vec<Ev
     events.iter().map(annotate).collect()
 }
 
+/// Our routes, in their order.
 fn names(plan: &Plan) -> Vec<&str> {
-    let name = |route: &'_ ManagedRoute| match route {
-        ManagedRoute::Header { name, .. } => name.as_str().to_owned(),
-        ManagedRoute::Mirror(mirror) => mirror.name.as_str().to_owned(),
-    };
-    let known = ["whole", "some"];
-    let found: Vec<String> = plan.managed.iter().map(name).collect();
-    known.into_iter().filter(|known| found.iter().any(|found| found == known)).collect()
+    plan.routing.iter().flat_map(|routing| &routing.routes).map(|route| route.name.as_str()).filter(is_ours).collect()
+}
+
+fn is_ours(name: &&str) -> bool {
+    ["whole", "some"].contains(name)
 }
 
 /// What has been seen of the steps, to know when the index does not point into them.
@@ -101,7 +100,7 @@ struct Seen {
 
 fn assert_holds(index: &Index, observed: &ObservedCluster, plan: &Plan, progress: &mut Progress, seen: &mut Seen) {
     let Some(both) = &index.rollout else {
-        assert!(plan.managed.is_empty() && plan.problem.is_none());
+        assert!(names(plan).is_empty() && plan.problem.is_none());
         return;
     };
     let raw = &both.1;
