@@ -14,11 +14,12 @@ import (
 	"time"
 )
 
-// Settings of one load. Everything is required but Path.
+// Settings of one load. Everything is required but Header and Path.
 type Settings struct {
 	Target  string        // address and port
 	Rate    int           // requests per second
 	Timeout time.Duration // for the whole of one request; then it is lost
+	Header  string        // one more header line, if not empty: "x-tester: yes"
 	Path    string        // with POST only: "/" and a mix of GET and POST if empty
 }
 
@@ -147,8 +148,9 @@ func (l *Load) one(c *connection, r request) {
 }
 
 type request struct {
-	path string
-	body []byte // nil: GET
+	path   string
+	header string
+	body   []byte // nil: GET
 }
 
 // noise is what bodies are cut out of: two different pieces are never alike.
@@ -164,12 +166,12 @@ var lengths = []int{0, 100, 0, 1, 0, 1000, 0, 20_000, 0, 300, 0, 64, 0, 5000, 0,
 
 func (l *Load) request(number int) request {
 	if l.Path != "" {
-		return request{path: l.Path, body: noise[:100]}
+		return request{path: l.Path, header: l.Header, body: noise[:100]}
 	}
 	length := lengths[number%len(lengths)]
 	if length == 0 {
-		return request{path: "/"}
+		return request{path: "/", header: l.Header}
 	}
 	from := number * 61 % (len(noise) - length)
-	return request{path: "/", body: noise[from : from+length]}
+	return request{path: "/", header: l.Header, body: noise[from : from+length]}
 }

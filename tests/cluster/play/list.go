@@ -8,11 +8,11 @@ var (
 	basicScene = &scene{name: "basic", mode: basic, object: canary(nil)}
 	emptyScene = &scene{name: "empty", mode: empty, object: canary(fields{}), proxies: twoPorts}
 	// The controller edits this Ingress, which nobody serves, and so has somebody to publish weights for.
-	publishedScene  = &scene{name: "published", mode: published, object: canary(fields{"nginx": fields{"stableIngress": "frontend"}}), extra: "ingress.yaml", proxies: twoPorts}
-	experimentScene = &scene{name: "experiment", mode: published, object: canary(fields{"alb": fields{"ingress": "frontend", "servicePort": 5000}}), extra: "ingress.yaml"}
-	blueGreenScene  = &scene{name: "blue-green", object: blueGreen}
-	outageScene     = &scene{name: "outages", mode: empty, object: canary(fields{}), proxies: behindGate}
-	replicasScene   = &scene{name: "replicas", mode: empty, object: canary(fields{}), proxies: twoReplicas}
+	publishedScene = &scene{name: "published", mode: published, object: canary(fields{"nginx": fields{"stableIngress": "frontend"}}), extra: "ingress.yaml", proxies: twoPorts}
+	albScene       = &scene{name: "alb", mode: published, object: canary(fields{"alb": fields{"ingress": "frontend", "servicePort": 5000}}), extra: "ingress.yaml"}
+	blueGreenScene = &scene{name: "blue-green", object: blueGreen}
+	outageScene    = &scene{name: "outages", mode: empty, object: canary(fields{}), proxies: behindGate}
+	replicasScene  = &scene{name: "replicas", mode: empty, object: canary(fields{}), proxies: twoReplicas}
 )
 
 var scenarios = []scenario{
@@ -39,7 +39,8 @@ var scenarios = []scenario{
 	{"published/505", "505 of 1000", publishedScene, fiveHundredFive, false},
 	{"published/killed", "all canary processes killed at 50 %", publishedScene, killed, false},
 
-	{"experiment", "an Experiment with a weight beside the canary's", experimentScene, experiment, false},
+	{"alb/experiment", "an Experiment with a weight beside the canary's", albScene, experiment, false},
+	{"alb/header-route", "testers are led to the canary by a header, while the steps say so", albScene, headerRoute, false},
 	{"blue-green", "everything at once", blueGreenScene, blueAndGreen, false},
 	{"outages/away", "the API server is away for 30 s, and the proxy is started again meanwhile", outageScene, serverAway, false},
 	{"outages/410", "what the proxy has seen last is no longer known", outageScene, gone410, false},

@@ -49,12 +49,15 @@ func serverAway(s *stage) error {
 	s.world.did("the API server crashes")
 	s.crash("kube-apiserver")
 	begun := time.Now()
+	w := s.proxies[0]
+	if err := w.shows("splitway_rollout_connected", 0); err != nil {
+		return err
+	}
 	stillAway := func(part time.Duration) int { return max(1, int((part-time.Since(begun)).Seconds()*rate)) }
 	if err := s.away(25, stillAway(away/2)); err != nil {
 		return err
 	}
 	s.world.did("the proxy is started again, while the API server is away")
-	w := s.proxies[0]
 	s.loads[0].Pause()
 	s.loads[0].Disconnect()
 	w.kill()
@@ -65,6 +68,9 @@ func serverAway(s *stage) error {
 		return fmt.Errorf("started while the API server is away, with a saved state: %w", err)
 	}
 	s.loads[0].Resume()
+	if err := w.shows("splitway_rollout_saved_state", 1); err != nil {
+		return err
+	}
 	if err := s.away(25, stillAway(away)); err != nil {
 		return fmt.Errorf("from the saved state: %w", err)
 	}
@@ -72,6 +78,11 @@ func serverAway(s *stage) error {
 	if err := errors.Join(s.revive("kube-apiserver"), s.restartControllers()); err != nil {
 		return err
 	}
+	back := time.Now()
+	if err := errors.Join(w.shows("splitway_rollout_connected", 1), w.shows("splitway_rollout_saved_state", 0)); err != nil {
+		return err
+	}
+	s.say("the proxy hears the API server again, %v after it was ready", time.Since(back).Round(time.Millisecond))
 	return all(
 		func() error { return s.promote() },
 		func() error { return s.arrive(3, 50) },

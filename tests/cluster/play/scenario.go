@@ -162,6 +162,9 @@ func (s *stage) close() error {
 	for _, l := range s.loads {
 		l.Stop()
 	}
+	if err := s.noteMetrics(); err != nil {
+		fmt.Println("no metrics:", err)
+	}
 	for _, w := range s.proxies {
 		// It would drain, for the time that a load balancer needs to notice. Nobody is left who could.
 		w.kill()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -93,6 +94,48 @@ func (w *splitway) ask(path string) (string, error) {
 		err = fmt.Errorf("%s%s: expected 200, found %s: %s", w.admin, path, answer.Status, strings.TrimSpace(string(text)))
 	}
 	return string(text), err
+}
+
+// metric is the sum over all labels.
+func (w *splitway) metric(name string) (float64, error) { return w.metricLine(name, "") }
+
+// metricLine is the sum over all labels among which there is one.
+func (w *splitway) metricLine(name, label string) (sum float64, err error) {
+	text, err := w.ask("/metrics")
+	if err != nil {
+		return 0, err
+	}
+	found := false
+	for line := range strings.Lines(text) {
+		last := strings.LastIndexByte(strings.TrimSpace(line), ' ')
+		if last < 0 {
+			continue
+		}
+		of, value := line[:last], strings.TrimSpace(line[last+1:])
+		if of != name && !strings.HasPrefix(of, name+"{") || !strings.Contains(of, label) {
+			continue
+		}
+		number, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %q: %w", line, err)
+		}
+		sum, found = sum+number, true
+	}
+	if !found {
+		return 0, fmt.Errorf("%s has no metric %s", w.name, name)
+	}
+	return sum, nil
+}
+
+// shows waits until a metric has the value.
+func (w *splitway) shows(name string, value float64) error {
+	return w.until(fmt.Sprintf("%s shows %s %v", w.name, name, value), 20*time.Second, func() error {
+		is, err := w.metric(name)
+		if err == nil && is != value {
+			err = fmt.Errorf("it is %v", is)
+		}
+		return err
+	})
 }
 
 // picture is the part of /config that scenarios look at.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -145,15 +147,21 @@ func (s *stage) share(v version, weight, requests int) error {
 func (s *stage) more(requests int) error {
 	bound := time.After(3*time.Duration(requests)*time.Second/rate + 10*time.Second)
 	for _, l := range s.loads {
-		wanted := requests * l.Rate / rate
-		for begun := l.Count(); l.Count() < begun+wanted; {
-			select {
-			case <-bound:
-				return fmt.Errorf("%d requests take too long: %d were answered", requests, l.Count()-begun)
-			case <-s.ctx.Done():
-				return s.ctx.Err()
-			case <-time.After(5 * time.Millisecond):
-			}
+		if err := s.moreOf(l, requests*l.Rate/rate, bound); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stage) moreOf(l *load.Load, requests int, bound <-chan time.Time) error {
+	for begun := l.Count(); l.Count() < begun+requests; {
+		select {
+		case <-bound:
+			return fmt.Errorf("%d requests take too long: %d were answered", requests, l.Count()-begun)
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
 	return nil
@@ -353,27 +361,42 @@ func (p *plane) summary() {
 		fmt.Println(row)
 	}
 	fmt.Println("lost: A+B are A without a reason, and B that were with a pod that was killed; off by: requests, at worst, in windows with sharp ends")
-	var live, last []time.Duration
-	for _, t := range p.takeovers {
-		live = append(live, t.live)
-		if t.last != nil {
-			last = append(last, *t.last)
-		}
+	if p.followed > 0 {
+		fmt.Printf("by the proxies' own metric: %d of %d changes were in force within 100 ms of the API's news\n", p.soon, p.followed)
 	}
-	for _, one := range []struct {
-		what string
-		took []time.Duration
-	}{{"from a change in the API to the live snapshot", live}, {"from a change in the API to the last request under the old weight", last}} {
-		if len(one.took) == 0 {
-			continue
-		}
-		slices.Sort(one.took)
-		at := func(part float64) time.Duration {
-			return one.took[min(len(one.took)-1, int(part*float64(len(one.took))))].Round(10 * time.Microsecond)
-		}
-		fmt.Printf("%s, as seen by a second watcher: %d changes, median %v, p99 %v, most %v\n",
-			one.what, len(one.took), at(0.5), at(0.99), one.took[len(one.took)-1].Round(10*time.Microsecond))
+	p.showTakeovers("the live snapshot", func(t takeover) *time.Duration { return &t.live })
+	p.showTakeovers("the last request under the old weight", func(t takeover) *time.Duration { return t.last })
+}
+
+func (p *plane) showTakeovers(until string, of func(takeover) *time.Duration) {
+	known := slices.DeleteFunc(slices.Clone(p.takeovers), func(t takeover) bool { return of(t) == nil })
+	if len(known) == 0 {
+		return
 	}
+	slices.SortFunc(known, func(a, b takeover) int { return cmp.Compare(*of(a), *of(b)) })
+	at := func(part float64) time.Duration {
+		return of(known[min(len(known)-1, int(part*float64(len(known))))]).Round(10 * time.Microsecond)
+	}
+	most := known[len(known)-1]
+	fmt.Printf("from a change in the API to %s, as seen by a second watcher: %d changes, median %v, p99 %v, most %v (%s)\n",
+		until, len(known), at(0.5), at(0.99), at(1), most.what)
+}
+
+// noteMetrics reads what the proxy itself says of how fast it followed.
+func (s *stage) noteMetrics() error {
+	for _, w := range s.proxies {
+		all, err := w.metric("splitway_rollout_propagation_seconds_count")
+		if err != nil {
+			return err
+		}
+		soon, err := w.metricLine("splitway_rollout_propagation_seconds_bucket", `le="0.1"`)
+		if err != nil {
+			return err
+		}
+		s.followed += int(all)
+		s.soon += int(soon)
+	}
+	return nil
 }
 
 // losses judges what was lost in this scenario, and puts it into its score. A timeline of the load goes beside the logs.
