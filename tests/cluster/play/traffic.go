@@ -268,7 +268,7 @@ type silence struct {
 // noteTakeover finds out how long ago the API has changed, and when the proxies have followed.
 func (s *stage) noteTakeover(v version, weight, total int) error {
 	var at time.Time
-	err := s.world.until(s.ctx, "the change", time.Second, func(w *world) error {
+	err := s.world.until(s.ctx, "the change", time.Millisecond, func(w *world) error {
 		begun, asks, err := w.since(s.scene.mode, v.hash, s.mark)
 		if err == nil && asks != weight {
 			err = fmt.Errorf("%d is asked for", asks)
@@ -277,7 +277,7 @@ func (s *stage) noteTakeover(v version, weight, total int) error {
 		return err
 	})
 	if err != nil {
-		return nil // it has changed again, or long ago: nothing can be said
+		return nil // it has not changed, or again meanwhile: nothing can be said
 	}
 	for i, w := range s.proxies {
 		live, err := w.liveSince(at.Add(-time.Second), v.hash, weight, total)
