@@ -84,7 +84,7 @@ fn every_stage_of_an_update_is_served_with_the_share_it_asks_for() {
         ("F1", [3, 1], "v1 67, v2 33 of 100", "v1 67, v2 33 of 100"),
         ("F1", [3, 2], "v1 67, v2 33 of 100", "v1 34, v2 66 of 100"),
         ("F1", [3, 3], "v1 67, v2 33 of 100", "v1 0, v2 100 of 100"),
-        ("F2", [3, 3], "v1 67, v2 33 of 100", "v2 100 of 100"),
+        ("F2", [3, 3], "v2 100 of 100", "v2 100 of 100"),
     ];
     for (case, [v1, v2], with_provider, without) in table {
         let served = |routing| split(&play(&[cluster(&stage(case, routing), [v1, v2, 0])]));

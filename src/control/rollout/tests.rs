@@ -111,7 +111,7 @@ fn every_stage_of_an_update_asks_for_what_the_controller_means() {
         ("S7", "v1 67, v2 33 of 100; stable v1", "v2 against v1, 33 of 100"),
         ("S8", "v1 67, v2 33 of 100; stable v1", "v2 against v1, 33 of 100"),
         ("S9", "v1 0, v2 100 of 100; stable v1", "v2 against v1, ramp to 100 by 3 pods of 100"),
-        ("S10", "v1 0, v2 100 of 100; stable v1", "all v2"),
+        ("S10", "v2 100 of 100; stable v2", "all v2"),
         ("S11", "v2 100 of 100; stable v2", "all v2"),
         ("S12", "v2 100 of 100; stable v2", "all v2"),
         ("A1", "all v1", "all v1"),
@@ -122,7 +122,7 @@ fn every_stage_of_an_update_asks_for_what_the_controller_means() {
         ("U1", "v1 67, v2 33 of 100; stable v1", "all v1"),
         ("U2", "v1 100 of 100; stable v1", "all v1"),
         ("F1", "v1 67, v2 33 of 100; stable v1", "v2 against v1, ramp to 100 by 3 pods of 100"),
-        ("F2", "v1 67, v2 33 of 100; stable v1", "all v2"),
+        ("F2", "v2 100 of 100; stable v2", "all v2"),
     ];
     for (case, with_provider, without) in table {
         assert_eq!(told(&stage(case, published())), with_provider, "{case} with a provider");
