@@ -172,7 +172,7 @@ func (s *stage) close() error {
 	for _, g := range s.gates {
 		g.cut()
 	}
-	if err := s.world.close(); err != nil {
+	if err := errors.Join(s.reviveAll(), s.world.close()); err != nil {
 		return err
 	}
 	_, err := s.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait", "--timeout", "60s")
