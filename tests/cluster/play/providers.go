@@ -21,7 +21,7 @@ func fiveHundredFive(s *stage) error {
 		s.finish,
 		// Others count in per cents.
 		func() error {
-			return s.patch(change{Op: "remove", Path: "/spec/strategy/canary/trafficRouting/maxTrafficWeight"})
+			return s.patch(walk("25 pause"), change{Op: "remove", Path: "/spec/strategy/canary/trafficRouting/maxTrafficWeight"})
 		},
 		func() error {
 			return s.asked("back to per cents", s.latest, 100, func(r rollout) error {

@@ -110,13 +110,12 @@ func (s *stage) share(v version, weight, requests int) error {
 	if err != nil {
 		return err
 	}
-	from := time.Now()
-	if err := s.more(requests); err != nil {
+	windows, err := s.windows(requests)
+	if err != nil {
 		return err
 	}
 	var sum, bound float64
-	for _, l := range s.loads {
-		w := l.Window(from, time.Now())
+	for _, w := range windows {
 		off := w.Off(v.name, weight, total)
 		sum, bound = sum+off, bound+w.Bound()
 		if w.Lost > 0 {
@@ -132,7 +131,7 @@ func (s *stage) share(v version, weight, requests int) error {
 		}
 		s.say("%s: %d of %d requests, off by %+.2f (bound %.0f)", v.name, w.Versions[v.name], w.Requests, off, w.Bound())
 	}
-	if len(s.loads) > 1 && math.Abs(sum) > max(2, bound) {
+	if len(windows) > 1 && math.Abs(sum) > max(2, bound) {
 		return fmt.Errorf("together they are off by %+.2f", sum)
 	}
 	for _, w := range s.proxies {
@@ -141,6 +140,28 @@ func (s *stage) share(v version, weight, requests int) error {
 		}
 	}
 	return nil
+}
+
+// windows are one for each load, which begin now. If the machine was so busy that their ends are not sharp, others are
+// taken, a few times.
+func (s *stage) windows(requests int) (windows []load.Window, err error) {
+	const unsharp, tries = 5, 4
+	for range tries {
+		from := time.Now()
+		if err := s.more(requests); err != nil {
+			return nil, err
+		}
+		windows = nil
+		unsure := 0
+		for _, l := range s.loads {
+			w := l.Window(from, time.Now())
+			windows, unsure = append(windows, w), max(unsure, w.Unsure)
+		}
+		if unsure <= unsharp {
+			break
+		}
+	}
+	return windows, nil
 }
 
 // more waits until so many requests have been answered at the full rate; slower loads are not waited for longer. Patience: three times what they should take, and some.
