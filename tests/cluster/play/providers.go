@@ -133,7 +133,7 @@ func headerRoute(s *stage) error {
 func (s *stage) testers(requests int) (map[string]int, error) {
 	s.retried = true // of these requests the load's books know nothing
 	l := load.Start(load.Settings{Target: s.proxies[0].listen, Rate: rate / 5, Timeout: requestTimeout, Header: "x-tester: yes"})
-	err := s.moreOf(l, requests, time.After(20*time.Second))
+	err := s.reaches(l, requests, time.After(20*time.Second))
 	l.Stop()
 	if err != nil {
 		return nil, err

@@ -164,22 +164,28 @@ func (s *stage) windows(requests int) (windows []load.Window, err error) {
 	return windows, nil
 }
 
-// more waits until so many requests have been answered at the full rate; slower loads are not waited for longer. Patience: three times what they should take, and some.
+// more waits until so many requests have been answered at the full rate; slower loads are not waited for longer. Patience:
+// three times what they should take, and some.
 func (s *stage) more(requests int) error {
 	bound := time.After(3*time.Duration(requests)*time.Second/rate + 10*time.Second)
-	for _, l := range s.loads {
-		if err := s.moreOf(l, requests*l.Rate/rate, bound); err != nil {
+	wanted := make([]int, len(s.loads))
+	for i, l := range s.loads {
+		wanted[i] = l.Count() + requests*l.Rate/rate
+	}
+	for i, l := range s.loads {
+		if err := s.reaches(l, wanted[i], bound); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *stage) moreOf(l *load.Load, requests int, bound <-chan time.Time) error {
-	for begun := l.Count(); l.Count() < begun+requests; {
+// reaches waits until a load has got so many answers since its start.
+func (s *stage) reaches(l *load.Load, answers int, bound <-chan time.Time) error {
+	for l.Count() < answers {
 		select {
 		case <-bound:
-			return fmt.Errorf("%d requests take too long: %d were answered", requests, l.Count()-begun)
+			return fmt.Errorf("requests to %s take too long: %d answers of %d have come", l.Target, l.Count(), answers)
 		case <-s.ctx.Done():
 			return context.Cause(s.ctx)
 		case <-time.After(5 * time.Millisecond):
