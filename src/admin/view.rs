@@ -97,7 +97,16 @@ pub struct Route {
 #[serde(rename_all = "snake_case")]
 pub enum LeadsTo {
     Version(String),
-    Split { total: u32, versions: Vec<Weight> },
+    Split {
+        total: u32,
+        versions: Vec<Weight>,
+    },
+    /// The split, and a copy of so many requests to a version besides.
+    Mirror {
+        version: String,
+        weight: u32,
+        total: u32,
+    },
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -234,12 +243,16 @@ impl Backend {
 
 impl Route {
     fn of(route: &route::CompiledRoute, snapshot: &Snapshot) -> Self {
+        let version = |backend: usize| snapshot.backends()[backend].version.to_string();
         Self {
             name: route.name.as_str().to_owned(),
             matches: route.matches().iter().map(in_words).collect(),
             leads_to: match route.leads_to() {
-                Ok(backend) => LeadsTo::Version(snapshot.backends()[backend].version.to_string()),
-                Err(shares) => LeadsTo::split(shares),
+                route::LeadsTo::Backend(backend) => LeadsTo::Version(version(backend)),
+                route::LeadsTo::Split(shares) => LeadsTo::split(shares),
+                route::LeadsTo::Mirror { to, share } => {
+                    LeadsTo::Mirror { version: version(to), weight: share.weight(), total: share.total() }
+                }
             },
             count: route.count,
         }
@@ -322,6 +335,7 @@ fn in_words(one: &Match) -> String {
         Some(PathMatch::Prefix(path)) => {
             conditions.push(format!("path starts with {}", if path.is_empty() { "/" } else { path }));
         }
+        Some(PathMatch::Start(path)) => conditions.push(format!("path begins with {path:?}")),
         Some(PathMatch::Regex(regex)) => conditions.push(format!("path matches {}", regex.as_str())),
     }
     let mut named = |what: &str, name: &str, value: &ValueMatch| {
@@ -340,6 +354,7 @@ fn in_words(one: &Match) -> String {
     one.cookies.iter().for_each(|(name, value)| named("cookie", name, value));
     one.query.iter().for_each(|(name, value)| named("query parameter", name, value));
     one.baggage.iter().for_each(|(name, value)| named("baggage", name, value));
+    one.method.iter().for_each(|value| named("the", "method", value));
     conditions.join(" and ")
 }
 
@@ -378,13 +393,16 @@ mod tests {
             cookies: vec![("team".into(), ValueMatch::Prefix("qa-".into()))],
             query: vec![("v".into(), ValueMatch::Regex(whole("[a-c]").unwrap()))],
             baggage: vec![("splitway".into(), ValueMatch::Suffix("y".into()))],
+            method: Some(ValueMatch::Prefix("G".into())),
         };
         assert_eq!(
             in_words(&one),
-            r#"method GET or HEAD and path starts with /shop and header x-user is "4\"2" and header x-bot is absent and cookie team starts with "qa-" and query parameter v matches [a-c] and baggage splitway ends with "y""#
+            r#"method GET or HEAD and path starts with /shop and header x-user is "4\"2" and header x-bot is absent and cookie team starts with "qa-" and query parameter v matches [a-c] and baggage splitway ends with "y" and the method starts with "G""#
         );
         let any = Match { path: Some(PathMatch::prefix("/")), ..Match::default() };
         assert_eq!(in_words(&any), "path starts with /");
+        let start = Match { path: Some(PathMatch::Start("/a".into())), ..Match::default() };
+        assert_eq!(in_words(&start), "path begins with \"/a\"");
     }
 
     #[test]
