@@ -141,6 +141,7 @@ pub struct Policy {
     pub timeouts: Timeouts,
     pub limits: Limits,
     pub retry: Retry,
+    pub mirror: Mirroring,
     pub trusted_proxies: Vec<String>,
     pub tell_upstream: bool,
     pub version_header: Option<String>,
@@ -172,6 +173,14 @@ pub struct Limits {
 pub struct Retry {
     pub tries: u32,
     pub other_version: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Mirroring {
+    pub shadow_host: bool,
+    pub concurrency: usize,
+    pub buffer: String,
+    pub timeout: String,
 }
 
 impl Picture {
@@ -316,6 +325,12 @@ impl Policy {
                 upstream_idle_connections: limits.upstream_idle_connections,
             },
             retry: Retry { tries: policy.retry.tries, other_version: policy.retry.other_version },
+            mirror: Mirroring {
+                shadow_host: policy.mirror.shadow_host,
+                concurrency: policy.mirror.concurrency,
+                buffer: bytes(policy.mirror.buffer as u64),
+                timeout: duration(policy.mirror.timeout),
+            },
             trusted_proxies: policy.trusted_proxies.iter().map(ToString::to_string).collect(),
             tell_upstream: policy.tell_upstream,
             version_header: policy.version_header.as_ref().map(ToString::to_string),

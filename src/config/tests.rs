@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::route::{Action, Role};
+use crate::route::{Action, Role, Share};
 
 const GOOD: [&str; 3] = ["examples/splitway.yaml", "examples/full.yaml", "examples/probes.yaml"];
 
@@ -197,6 +197,31 @@ fn the_least_file_gets_every_default() {
     assert!(config.proxy.workers >= 1);
     assert_eq!((config.admin, config.replica, config.declared.override_), (None, None, None));
     assert_eq!(config.log, Log { level: "info".to_owned(), format: LogFormat::Auto });
+}
+
+#[test]
+fn a_mirror_copies_everything_unless_it_says_how_much() {
+    let check = |percent: &str, weight: u32, total: u32| {
+        let mirror = format!("{{ to: stable{percent} }}");
+        let text = format!("{MINIMAL}routes: [{{ name: a, match: [{{ method: GET }}], mirror: {mirror} }}]\n");
+        let expected = Share::new(weight, total).unwrap();
+        for text in [text.clone(), round_trip(Some((&text, "test.yaml")), &Flags::default())] {
+            let route = &good(&text).declared.routes[0];
+            let Action::Mirror { to, share } = &route.action else { panic!("{route:?}") };
+            assert_eq!((to.as_str(), share.weight() * expected.total()), ("stable", expected.weight() * share.total()));
+        }
+    };
+    check("", 1, 1);
+    check(", percent: 100", 1, 1);
+    check(", percent: 0", 0, 1);
+    check(", percent: 5", 5, 100);
+    check(", percent: 5.5", 55, 1000);
+    check(", percent: 0.0001%", 1, 1_000_000);
+    check(", percent: '33.5 %'", 335, 1000);
+    let policy =
+        good(&format!("{MINIMAL}mirror: {{ shadow-host: false, concurrency: 0, buffer: 1MiB }}")).declared.policy;
+    assert_eq!((policy.mirror.shadow_host, policy.mirror.concurrency, policy.mirror.buffer), (false, 0, 1 << 20));
+    assert_eq!(policy.mirror.timeout, std::time::Duration::from_secs(60));
 }
 
 #[test]

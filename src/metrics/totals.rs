@@ -1,8 +1,8 @@
 //! What all workers counted together, as plain numbers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::cells::{BUCKETS, Labels, QuantileCounts};
+use super::cells::{BUCKETS, CopyLabels, Labels, QuantileCounts};
 use super::{Metrics, ProxyCells, VersionCells};
 use crate::proxy::Failure;
 use crate::route::{Role, VersionHash};
@@ -37,6 +37,11 @@ pub struct VersionTotals {
     pub retries: u64,
     pub connections: i64,
     pub connections_opened: u64,
+    /// Copies of mirrored requests by label, in a fixed order.
+    pub copies: Vec<(CopyLabels, u64)>,
+    /// Copies whose labels found no room.
+    pub copies_overflow: u64,
+    pub copies_in_flight: i64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -85,6 +90,7 @@ impl Totals {
 impl VersionTotals {
     fn of(version: VersionHash, role: Role, workers: &[impl AsRef<VersionCells>]) -> Self {
         let mut requests = HashMap::new();
+        let mut copies = BTreeMap::new();
         let mut all = Self {
             version,
             role,
@@ -100,6 +106,9 @@ impl VersionTotals {
             retries: 0,
             connections: 0,
             connections_opened: 0,
+            copies: Vec::new(),
+            copies_overflow: 0,
+            copies_in_flight: 0,
         };
         for cells in workers.iter().map(AsRef::as_ref) {
             cells.requests.each(|labels, count| *requests.entry(labels).or_default() += count);
@@ -118,7 +127,11 @@ impl VersionTotals {
             all.retries += cells.retries.get();
             all.connections += cells.connections.get();
             all.connections_opened += cells.connections_opened.get();
+            cells.copies.each(|labels, count| *copies.entry(labels).or_default() += count);
+            all.copies_overflow += cells.copies.overflow.get();
+            all.copies_in_flight += cells.copies_in_flight.get();
         }
+        all.copies = copies.into_iter().collect();
         all.requests = requests.into_iter().collect();
         all.requests.sort_by_key(|(labels, _)| {
             (labels.method as u8, labels.code, labels.reason, labels.route, labels.failure.map(|failure| failure as u8))

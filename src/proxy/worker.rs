@@ -17,6 +17,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
 use super::connection::{self, State, TICK, Tick};
+use super::mirror::Copies;
 use super::upstream::Upstream;
 use super::{Failure, Settings};
 use crate::metrics::{Metrics, ProxyCells, VersionCells};
@@ -182,6 +183,7 @@ async fn work(start: Start) {
         metrics: start.metrics,
         open: start.open,
         connections: RefCell::default(),
+        copies: Copies::default(),
         tick: Cell::new(Tick(0)),
         stage: Cell::new(Stage::Serving),
         random: Cell::new(seed()),
@@ -282,6 +284,8 @@ pub struct Worker {
     /// Connections of all workers; touched once per connection.
     open: Arc<AtomicUsize>,
     connections: RefCell<HashMap<u64, Rc<State>>>,
+    /// Copies of mirrored requests on their way.
+    pub copies: Copies,
     tick: Cell<Tick>,
     stage: Cell<Stage>,
     random: Cell<u64>,
@@ -339,6 +343,9 @@ impl Worker {
         let timeouts = live.as_ref().map_or_else(Timeouts::default, |live| live.snapshot.policy().timeouts.clone());
         for connection in self.connections.borrow().values() {
             connection.look(self.now(), &timeouts, self.stage() >= Stage::Draining);
+        }
+        if let Some(live) = &live {
+            self.copies.look(self.now(), live.snapshot.policy());
         }
         for target in live.iter().flat_map(|live| &live.targets) {
             target.upstream.look(self.now(), timeouts.upstream_idle);

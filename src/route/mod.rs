@@ -170,7 +170,7 @@ pub struct Share {
 
 impl Share {
     /// Every request.
-    pub const ALL: Share = Share { weight: 1, total: 1 };
+    pub const ALL: Share = Share { weight: 100, total: 100 };
 
     /// `None`: more than all, or a total that is 0 or above [`MAX_TOTAL`].
     pub fn new(weight: u32, total: u32) -> Option<Self> {

@@ -12,6 +12,7 @@ mod drain;
 mod failure;
 mod headers;
 mod metrics;
+mod mirror;
 mod names;
 mod program;
 mod refuse;
