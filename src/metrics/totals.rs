@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::cells::{BUCKETS, CopyLabels, Labels, QuantileCounts};
 use super::{Metrics, ProxyCells, VersionCells};
 use crate::proxy::Failure;
-use crate::route::{Role, VersionHash};
+use crate::route::{LeadsTo, Role, VersionHash};
 
 /// One reading of every cell. Each number is true by itself; two of them may be apart by the requests that came in
 /// between.
@@ -52,17 +52,23 @@ pub struct ProxyTotals {
 }
 
 impl Metrics {
-    /// Reads and adds up all cells. Versions of the live snapshot are there even if no worker has noticed them yet, and
-    /// whatever was there once stays.
+    /// Reads and adds up all cells. Versions and mirrors of the live snapshot are there even if no worker has noticed them
+    /// yet, and whatever was there once stays.
     pub fn totals(&self) -> Totals {
         let mut versions = self.versions.lock().expect("no holder of this lock panics");
-        if let Some(snapshot) = self.live.current() {
+        let live = self.live.current();
+        if let Some(snapshot) = &live {
             for backend in snapshot.backends() {
                 versions.entry((backend.version.clone(), backend.role)).or_insert_with(|| self.fresh());
             }
         }
         let versions =
             versions.iter().map(|((version, role), cells)| VersionTotals::of(version.clone(), *role, cells)).collect();
+        for route in live.iter().flat_map(|snapshot| snapshot.routes()) {
+            if let LeadsTo::Mirror { .. } = route.leads_to() {
+                self.route(&route.name);
+            }
+        }
         let routes = self.routes.lock().expect("no holder of this lock panics");
         Totals {
             versions,

@@ -816,6 +816,27 @@ mod tests {
     }
 
     #[test]
+    fn an_explained_mirror_says_whether_there_is_a_copy_and_then_what_decides() {
+        let check = |share: Share, copied: bool, words: &str| {
+            let mirror = Action::Mirror { to: version("dark"), share };
+            let route = route("copies", vec![has_header("x-copy", "1")], mirror);
+            let split = Shares::all(version("stable"));
+            let explained =
+                build(Routing { split, routes: vec![route], ..plain() }).explain(&head("/", &[("x-copy", "1")]));
+            assert_eq!(explained.mirror.as_deref(), copied.then_some("dark"));
+            let copy = if copied { ", with a copy to dark" } else { "" };
+            let lines = [
+                format!("stable, reason weighted{copy}, by snapshot 1"),
+                format!("  - mirror: copies: match 1 of 1 holds; {words}; no further route is asked"),
+                "  * split: stable has the whole weight (stable 1 of 1)".to_owned(),
+            ];
+            assert_eq!(explained.to_string().lines().collect::<Vec<_>>(), lines);
+        };
+        check(Share::ALL, true, "a copy goes to experiment dark");
+        check(Share::percent(0), false, "copies none to experiment dark (asked: 0 of 100)");
+    }
+
+    #[test]
     fn an_explained_split_says_that_a_number_decides() {
         let check = |weights: &[(&str, u32)], pattern: &str| {
             let snapshot = build(Routing { split: shares(weights), ..plain() });

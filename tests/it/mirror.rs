@@ -222,11 +222,20 @@ async fn a_copy_is_the_request_but_for_its_host_and_its_mark() {
     let answer = client.get_with("/echo", &[("splitway-mirror", "a lie")]).await.text();
     assert!(!answer.contains("splitway-mirror"), "{answer}");
 
+    // Nothing can stand between the bracket of an address and its port.
+    client.get_with("/copied", &[("host", "[::1]:8080")]).await;
+    copies.reaches(2).await;
+    assert_eq!(copies.last().0.headers["host"], "[::1]:8080");
+
     routing.policy.mirror.shadow_host = false;
+    routing.policy.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     proxy.set(routing).await;
     client.send(ask()).await;
-    copies.reaches(2).await;
+    copies.reaches(3).await;
     assert_eq!(copies.last().0.headers["host"], "shop.example:8080");
+    // A proxy in front may pass a copy of its own on.
+    let answer = client.get_with("/echo", &[("splitway-mirror", "the one in front")]).await.text();
+    assert!(answer.contains("splitway-mirror: the one in front"), "{answer}");
 }
 
 #[tokio::test]
