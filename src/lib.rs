@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod proxy;
 pub mod route;
 pub mod source;
+pub mod text;
 
 use std::io;
 use std::net::SocketAddr;

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("route", &[]),
+    ("text", &[]),
     ("metrics", &["route", "proxy::Failure"]),
     ("proxy", &["route", "metrics"]),
     ("control", &["route", "metrics"]),
     ("source", &["control", "route"]),
-    ("config", &["source", "route", "proxy"]),
+    ("config", &["source", "route", "proxy", "text"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),
     ("demo", &["control", "metrics", "route", "proxy", "bind", "Bound", "Running", "Settings"]),
 ];
