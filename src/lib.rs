@@ -20,6 +20,7 @@ pub mod admin;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod lint;
 pub mod metrics;
 pub mod proxy;
 pub mod route;

@@ -31,7 +31,6 @@ mod tests;
 pub use crate::text::problem::{Problem, Problems};
 pub use flags::Flags;
 
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -172,22 +171,6 @@ fn read(file: Option<(&str, &str)>, flags: &Flags) -> Result<(Config, written::F
 
 /// A file's text, if it is one of bearable size.
 pub fn text(path: &Path) -> Result<String, Problems> {
-    let name = &path.display().to_string();
-    let cannot = |error: std::io::Error| {
-        let complaint = Complaint::new(format!("cannot be read: {error}"));
-        let help = match error.kind() {
-            std::io::ErrorKind::NotFound => "check the name; `splitway run --help` shows how to begin without a file",
-            std::io::ErrorKind::PermissionDenied => "this process needs the right to read it",
-            _ => "expected a YAML file",
-        };
-        Problems::unreadable(name, complaint.help(help))
-    };
-    let mut bytes = Vec::new();
-    let most = LIMITS.bytes as u64 + 1;
-    std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(cannot)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let complaint = Complaint::new(format!("expected UTF-8 text, found other bytes from byte {at} on"));
-        Problems::unreadable(name, complaint.help("save the file as UTF-8"))
-    })
+    let help = "check the name; `splitway run --help` shows how to begin without a file";
+    crate::text::read(&path.display().to_string(), std::fs::File::open(path), LIMITS.bytes, help)
 }

@@ -58,6 +58,39 @@ impl Node {
         }
     }
 
+    /// The field of that name, unless nothing is written there.
+    pub(crate) fn get(&self, name: &str) -> Option<&Node> {
+        self.entry(name).map(|(_, value)| value)
+    }
+
+    /// The field of that name with its key, unless nothing is written there. Of repeated keys the last one counts.
+    pub(crate) fn entry(&self, name: &str) -> Option<(&Key, &Node)> {
+        let (key, value) = self.entries().iter().rev().find(|(key, _)| key.text == name)?;
+        (!value.is_nothing()).then_some((key, value))
+    }
+
+    pub(crate) fn entries(&self) -> &[(Key, Node)] {
+        match &self.content {
+            Content::Map(entries) => entries,
+            Content::Text { .. } | Content::List(_) => &[],
+        }
+    }
+
+    pub(crate) fn items(&self) -> &[Node] {
+        match &self.content {
+            Content::List(items) => items,
+            Content::Text { .. } | Content::Map(_) => &[],
+        }
+    }
+
+    /// A single value as it was written.
+    pub(crate) fn as_text(&self) -> Option<&str> {
+        match &self.content {
+            Content::Text { text, .. } if !self.is_nothing() => Some(text),
+            _ => None,
+        }
+    }
+
     /// An empty value, or `null`.
     pub(crate) fn is_nothing(&self) -> bool {
         matches!(&self.content, Content::Text { text, plain: true }

@@ -137,6 +137,16 @@ impl fmt::Display for Path {
 }
 
 impl At {
+    /// In bytes.
+    pub(crate) fn span(&self) -> &Range<usize> {
+        &self.span
+    }
+
+    /// Such as `routes[0].match[1]`; empty for the text as a whole.
+    pub(crate) fn field(&self) -> String {
+        self.path.to_string()
+    }
+
     pub(crate) fn new(source: usize, span: Range<usize>, path: Path) -> Self {
         Self { source, span, path }
     }
@@ -313,7 +323,7 @@ pub(crate) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const LONGEST: usize = 60;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]),
@@ -322,7 +332,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// On one line, without characters that could move a terminal's cursor, colour what follows, or change its direction.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if is_tricky(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
@@ -331,14 +341,14 @@ fn is_tricky(c: char) -> bool {
 }
 
 /// Line and column in characters, from 1.
-fn position(text: &str, offset: usize) -> (usize, usize) {
+pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..floor(text, offset)];
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
 }
 
 /// The part of `span` on its first line, at least one character where there is one.
-fn visible(text: &str, span: &Range<usize>) -> Range<usize> {
+pub(crate) fn visible(text: &str, span: &Range<usize>) -> Range<usize> {
     let start = floor(text, span.start);
     let end = floor(text, span.end).max(start);
     let line = &text[start..];

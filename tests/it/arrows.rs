@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("route", &[]),
     ("text", &[]),
     ("metrics", &["route", "proxy::Failure"]),
@@ -12,6 +12,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("control", &["route", "metrics"]),
     ("source", &["control", "route"]),
     ("config", &["source", "route", "proxy", "text"]),
+    ("lint", &["control", "route", "text"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),
     ("demo", &["control", "metrics", "route", "proxy", "bind", "Bound", "Running", "Settings"]),
 ];
