@@ -15,8 +15,8 @@ const KEPT: usize = 1000;
 const SHOWN: usize = 100;
 /// Bytes of a line that is still shown as an excerpt.
 const LONGEST_LINE: usize = 400;
-/// Of one line of an explanation.
-const WIDTH: usize = 90;
+/// Of one line of an explanation, in columns.
+const WIDTH: usize = 88;
 
 #[derive(Clone, Debug)]
 pub struct Finding {
@@ -121,11 +121,17 @@ impl Finding {
         }
     }
 
+    /// With the field, as far as it is not the same for nearly all.
     fn title(&self) -> String {
-        // Nearly all are there, and lines have an end.
-        let field = self.field.strip_prefix("spec.strategy.canary.").unwrap_or(&self.field);
+        let field = match self.field.strip_prefix("items[").and_then(|rest| rest.split_once("].")) {
+            Some((_, in_list)) => in_list,
+            None => &self.field,
+        };
+        let field = field.strip_prefix("spec.strategy.").unwrap_or(field);
+        let field = plain(field.strip_prefix("canary.").unwrap_or(field));
         let colon = if field.is_empty() { "" } else { ": " };
-        format!("{}{colon}{}", plain(field), self.message)
+        // `warning[]: ` stands before it.
+        wrapped(&format!("{field}{colon}{}", self.message), WIDTH.saturating_sub(self.rule.id.len()))
     }
 }
 
@@ -134,6 +140,8 @@ pub(super) fn render(list: &[Finding], name: &str, text: &str, colour: bool) -> 
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() }.decor_style(DecorStyle::Ascii);
     let (serious, notes): (Vec<_>, Vec<_>) = list.iter().partition(|one| one.rule.severity != Severity::Info);
     let mut out = String::new();
+    // Once is enough to say why a rule matters.
+    let mut told = vec![false; super::rules::ALL.len()];
     for finding in serious.iter().take(SHOWN) {
         let level = match finding.rule.severity {
             Severity::Error => Level::ERROR,
@@ -146,9 +154,9 @@ pub(super) fn render(list: &[Finding], name: &str, text: &str, colour: bool) -> 
         } else {
             title.element(Snippet::source(text).path(name).annotation(AnnotationKind::Primary.span(span)))
         };
-        let group = group
-            .element(Level::NOTE.message(wrapped(finding.rule.why)))
-            .element(Level::HELP.message(wrapped(&finding.remedy)));
+        let is_first = !std::mem::replace(&mut told[finding.rule.number()], true);
+        let why = is_first.then(|| Level::NOTE.message(wrapped(finding.rule.why, WIDTH)));
+        let group = group.elements(why).element(Level::HELP.message(wrapped(&finding.remedy, WIDTH)));
         let _ = writeln!(out, "{}\n", renderer.render(&[group]));
     }
     if serious.len() > SHOWN {
@@ -159,7 +167,7 @@ pub(super) fn render(list: &[Finding], name: &str, text: &str, colour: bool) -> 
             .primary_title(finding.title())
             .id(finding.rule.id)
             .element(Origin::path(name).line(finding.line).char_column(finding.column))
-            .element(Level::HELP.message(wrapped(&finding.remedy)));
+            .element(Level::HELP.message(wrapped(&finding.remedy, WIDTH)));
         let _ = writeln!(out, "{}\n", renderer.render(&[group]));
     }
     out
@@ -172,12 +180,12 @@ fn line_length(text: &str, offset: usize) -> usize {
 }
 
 /// Lines of bearable length.
-fn wrapped(text: &str) -> String {
+fn wrapped(text: &str, most: usize) -> String {
     let mut out = String::new();
     let mut length = 0;
     for word in text.split(' ') {
         let width = word.chars().count();
-        if length > 0 && length + 1 + width > WIDTH {
+        if length > 0 && length + 1 + width > most {
             out.push('\n');
             length = 0;
         } else if length > 0 {

@@ -24,9 +24,9 @@ pub(super) fn check(rollout: &Node, objects: &[&Node], findings: &mut Findings) 
             let message = "expected `template` or `workloadRef`, found neither";
             findings.add(&rules::WORKLOAD_REF_TEMPLATE, &spec_key.at, message, None);
         }
-        (Some((key, template)), None) => {
+        (Some((_, template)), None) => {
             selector(spec_key, spec, template, findings);
-            containers(key, template, findings);
+            containers(template, findings);
         }
     }
     // Without a template no label is known.
@@ -84,8 +84,8 @@ fn selector(spec_key: &Key, spec: &Node, template: &Node, findings: &mut Finding
     }
 }
 
-fn containers(template_key: &Key, template: &Node, findings: &mut Findings) {
-    let Some((_, pod)) = template.entry("spec") else { return };
+fn containers(template: &Node, findings: &mut Findings) {
+    let Some(pod) = template.get("spec") else { return };
     let Some((key, list)) = pod.entry("containers") else { return };
     let any = |has: fn(&Node) -> bool| list.items().iter().any(has);
     // Since Kubernetes 1.28 a sidecar is an init container that goes on; its probe counts as well.
@@ -103,7 +103,6 @@ fn containers(template_key: &Key, template: &Node, findings: &mut Findings) {
         let at = key.at.clone();
         findings.add(&rules::PRE_STOP, &at, "no container waits before it stops accepting", None);
     }
-    let _ = template_key;
 }
 
 /// Services and Rollout of the same input have to fit.

@@ -26,6 +26,13 @@ pub enum Severity {
     Info,
 }
 
+impl Rule {
+    /// Its place in [`ALL`].
+    pub(super) fn number(&self) -> usize {
+        ALL.iter().position(|rule| rule.id == self.id).expect("every rule is listed")
+    }
+}
+
 macro_rules! rules {
     ($($name:ident $severity:ident $id:literal {
         what: $what:literal, why: $why:literal, remedy: $remedy:literal, source: $source:literal $(,)?

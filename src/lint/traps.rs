@@ -78,10 +78,9 @@ fn progress(spec_key: &crate::text::node::Key, spec: &Node, findings: &mut Findi
         let message = format!("{seconds} is not greater than minReadySeconds, {ready}");
         findings.add(&rules::PROGRESS_DEADLINE, &at, message, None);
     }
-    if let Some((key, node)) = spec.entry("progressDeadlineAbort").filter(|(_, node)| is_true(Some(node))) {
+    if let Some((key, _)) = spec.entry("progressDeadlineAbort").filter(|(_, node)| is_true(Some(node))) {
         let message = format!("pods that are not ready within {seconds} s abort the rollout");
         findings.add(&rules::PROGRESS_ABORT, &key.at, message, None);
-        let _ = node;
     }
     if let Some((key, _)) = spec.entry("rollbackWindow") {
         findings.add(
@@ -295,7 +294,7 @@ fn steps(view: &View<'_>, findings: &mut Findings) {
         }
         before = weight;
         let rest = &view.steps[i + 1..];
-        let held = rest.iter().take_while(|step| step.weight().is_none()).any(|step| step.holds());
+        let held = step.holds() || rest.iter().take_while(|step| step.weight().is_none()).any(|step| step.holds());
         let is_last = rest.iter().all(|step| step.weight().is_none());
         if !held && weight > 0 && !(is_last && weight >= view.total) {
             let message = format!("nothing holds the weight {weight}: it passes as soon as its pods are available");
