@@ -62,7 +62,7 @@ pub enum Command {
     Validate(Validate),
     /// Tell which version a request would get, and why
     Explain(Explain),
-    /// Tell what would go wrong with a Rollout, and what its steps can prove
+    /// Tell what is wrong with a Rollout, and what its steps can prove
     Lint(Lint),
     /// Serve a tiny version of an application, to try things with
     App(App),

@@ -115,7 +115,8 @@ fn judge(stage: &mut Stage, traffic: &Traffic, view: &View<'_>, findings: &mut F
     let requests = (traffic.requests_per_second * share * stage.seconds as f64).round() as u64;
     stage.requests = Some(requests);
     let test = chance::test(requests, traffic.baseline_error_rate);
-    stage.smallest_error_rate = test.map(|test| test.smallest_rate);
+    // Six digits, so that no machine's last bit shows.
+    stage.smallest_error_rate = test.map(|test| (test.smallest_rate * 1e6).ceil() / 1e6);
     if stage.seconds == 0 {
         return;
     }
