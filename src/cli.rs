@@ -54,7 +54,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Show it at work: two embedded versions, a scripted rollout, a steady load
+    /// Show it at work: two versions, a scripted rollout, a steady load
     Demo(Demo),
     /// Serve: split traffic between the versions of an application
     Run(Box<Run>),

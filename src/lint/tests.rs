@@ -215,7 +215,7 @@ fn hostile_inputs_are_refused_or_looked_at_and_cost_little() {
 fn changed(lines: Vec<&str>, at: usize, by: &str) -> String {
     let mut lines: Vec<String> = lines.into_iter().map(str::to_owned).collect();
     let at = at % lines.len();
-    let keep = lines[at].find(|c: char| c == ':' || c == '-').map_or(0, |colon| colon + 1);
+    let keep = lines[at].find([':', '-']).map_or(0, |colon| colon + 1);
     lines[at] = format!("{} {by}", &lines[at][..keep]);
     lines.join("\n")
 }
