@@ -311,7 +311,7 @@ fn look_at(asked: &cli::Lint) -> Result<ExitCode, Stop> {
         cli::Output::Text => {
             // anstream takes the colours out where nobody could see them.
             let mut out = anstream::stdout().lock();
-            write!(out, "{}{next}\n", report.render(true))?;
+            writeln!(out, "{}{next}", report.render(true))?;
             out.flush()?;
         }
     }
