@@ -395,6 +395,48 @@ fn a_route_that_cannot_be_read_is_told_and_never_matches() {
 }
 
 #[test]
+fn a_mirrors_conditions_hold_together_and_its_alternatives_apart() {
+    let rollout = |items: Value| {
+        let steps = json!([{"setMirrorRoute": {"name": "copies", "match": items}}]);
+        read(&with(routed(0), "/spec/strategy/canary/steps", steps))
+    };
+    let mirror = |items: Value| {
+        let managed = managed_routes(&rollout(items), HeaderList::OneIsEnough).unwrap();
+        let mirror = managed.routes.into_iter().map(|route| match route {
+            ManagedRoute::Mirror(mirror) => mirror,
+            other => panic!("{other:?}"),
+        });
+        (mirror.collect::<Vec<_>>(), managed.notes)
+    };
+    let items = json!([
+        {"method": {"exact": "GET"}, "path": {"prefix": "/sho"}, "headers": {"X-Copy": {"regex": "[0-9]+"}}},
+        {"method": {"regex": "P.*T"}, "path": {"exact": "/a"}},
+        {"method": {"prefix": "DEL"}, "path": {"regex": "/b/.*"}, "headers": {"x-any": {}}}
+    ]);
+    let (mirrors, notes) = mirror(items);
+    assert_eq!((mirrors.len(), mirrors[0].percentage, notes.len()), (1, 100, 0));
+    let holds = |method: &str, target: &str, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let head = MadeUp::new(method, target, headers, [127, 0, 0, 1].into());
+        mirrors[0].matches.iter().position(|one| one.holds(&head))
+    };
+    assert_eq!(holds("GET", "/shopping?q", &[("x-copy", "42")]), Some(0));
+    assert_eq!(holds("GET", "/shopping", &[("x-copy", "4a")]), None);
+    assert_eq!(holds("GET", "/s", &[("x-copy", "42")]), None);
+    assert_eq!(holds("POST", "/a?b", &[]), Some(1));
+    assert_eq!(holds("PUT", "/a", &[]), Some(1));
+    assert_eq!(holds("PATCH", "/a", &[]), None);
+    assert_eq!(holds("PUT", "/ab", &[]), None);
+    assert_eq!(holds("DELETE", "/b/c", &[("x-any", "")]), Some(2));
+    assert_eq!(holds("DELETE", "/b/c", &[]), None);
+
+    // What cannot be compiled is never taken as fulfilled.
+    let broken = json!([{"path": {"regex": "("}}, {"headers": {"x y": {"exact": "1"}}}]);
+    let (mirrors, notes) = mirror(broken);
+    assert_eq!((mirrors.len(), notes.len()), (0, 2), "{notes:?}");
+}
+
+#[test]
 fn the_items_of_a_header_route_are_alternatives_unless_all_are_wanted() {
     let items = json!([{"headerName": "a", "headerValue": {"exact": "1"}}, {"headerName": "b", "headerValue": {"regex": "2."}}]);
     let steps = json!([{"setHeaderRoute": {"name": "testers", "match": items}}]);
