@@ -66,11 +66,11 @@ type stage struct {
 	newest  string            // the hash of what was released last
 
 	// Of one scenario:
-	begun       time.Time
-	score       score
-	mark        int // the number of the event that follows the last command
-	silentSince []silence
-	mayLose     func(load.Record) bool
+	begun   time.Time
+	score   score
+	mark    int // the number of the event that follows the last command
+	silence *silence
+	mayLose func(load.Record) bool
 }
 
 // playAll goes on after a failure, with a new stage: one fault must not hide others.
@@ -144,13 +144,10 @@ func (p *plane) open(of *scene) (*stage, error) {
 }
 
 func (s *stage) play(of scenario) (score, error) {
-	s.begun, s.mark, s.silentSince, s.mayLose = time.Now(), s.world.mark(), nil, nil
+	s.begun, s.mark, s.silence, s.mayLose = time.Now(), s.world.mark(), nil, nil
 	s.score = score{scenario: of.name}
 	err := of.play(s)
-	for _, silent := range s.silentSince {
-		err = errors.Join(err, s.only(silent.of, silent.since))
-	}
-	err = errors.Join(err, s.losses(), s.onlyLooked())
+	err = errors.Join(err, s.stillSilent(), s.losses(), s.onlyLooked())
 	if err == nil {
 		err = s.accounts()
 	}

@@ -241,7 +241,7 @@ func (s *stage) finish() error {
 		return err
 	}
 	since := time.Now()
-	s.silentSince = append(s.silentSince, silence{s.latest, since})
+	s.silence = &silence{s.latest, since}
 	s.stable = s.latest
 	return errors.Join(s.share(s.latest, total, 300), s.only(s.latest, since))
 }
@@ -286,10 +286,19 @@ func (s *stage) accounts() error {
 	return nil
 }
 
-// silence of all versions but one since a moment; until the next release.
+// silence of all versions but one since a moment: what a promotion means, until the next release.
 type silence struct {
 	of    version
 	since time.Time
+}
+
+func (s *stage) stillSilent() error {
+	silent := s.silence
+	s.silence = nil
+	if silent == nil {
+		return nil
+	}
+	return s.only(silent.of, silent.since)
 }
 
 // noteTakeover finds out how long ago the API has changed, and when the proxies have followed.
