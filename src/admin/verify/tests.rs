@@ -65,7 +65,7 @@ fn a_bad_question_is_told_what_was_expected() {
         ("weight=2/1", "more than all"),
         ("weight=0/0", "no part of 0"),
         ("weight=1.5/3", "needs a percent sign"),
-        ("weight=1%/3", "whole numbers"),
+        ("weight=1%25/3", "whole numbers"),
         ("weight=25&generation=new", "expected a whole number"),
         ("weight=25&version=", "version is empty"),
         ("weight=25&drained=a", "one at a time"),
