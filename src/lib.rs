@@ -9,7 +9,7 @@
 //! that with one pointer. Begin with `control/mod.rs`.
 //!
 //! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), and the stage of the drain. [`admin`]
-//! shows all of it and steers nothing. [`config`] turns what people write into settings; [`demo`] uses the crate as a
+//! shows all of it and steers nothing; [`check`] asks everybody why it does not work. [`config`] turns what people write into settings; [`demo`] uses the crate as a
 //! stranger would.
 //!
 //! This file is the only place that knows every room.
@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod check;
 pub mod config;
 pub mod control;
 pub mod demo;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("route", &[]),
     ("metrics", &["route", "proxy::Failure"]),
     ("proxy", &["route", "metrics"]),
@@ -12,6 +12,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("source", &["control", "metrics", "route"]),
     ("config", &["source", "route", "proxy"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),
+    ("check", &["source", "control", "route", "admin::ask"]),
     ("demo", &["control", "metrics", "route", "proxy", "bind", "Bound", "Running", "Settings"]),
 ];
 
