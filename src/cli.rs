@@ -275,8 +275,8 @@ pub struct Explain {
 
 #[derive(Args)]
 #[command(
-    before_help = "Examples:\n  splitway check --rollout services/shop\n  splitway check --rollout services/shop --admin 127.0.0.1:9090\n  kubectl -n services exec deploy/splitway -- splitway check --rollout services/shop --admin :9090",
-    after_help = "Exit code: 0 if nothing failed, else 1. Nothing is written; run it in the proxy's pod to try its account.\nNext: docs/check.md has a section for every line",
+    before_help = "Examples:\n  splitway check --rollout services/shop\n  splitway check --rollout services/shop --admin 127.0.0.1:9090\n  kubectl exec deploy/splitway -- splitway check -r services/shop --admin :9090",
+    after_help = "Exit code 1 if something failed. Nothing is ever written.\nNext: docs/check.md has a section for every line",
     help_template = TERSE
 )]
 pub struct Check {

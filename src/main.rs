@@ -397,17 +397,17 @@ fn look(asked: cli::Check) -> Result<ExitCode, Stop> {
         Ok(splitway::check::check(&client, &settings).await)
     })?
     .map_err(Stop::Other)?;
-    match output {
+    let said = match output {
         cli::Output::Json => {
-            let json = serde_json::to_string_pretty(&report).map_err(|error| Stop::Other(error.to_string()))?;
-            say(json + "\n")?;
+            say(serde_json::to_string_pretty(&report).map_err(|error| Stop::Other(error.to_string()))? + "\n")
         }
-        cli::Output::Text => {
-            let colour = io::stdout().is_terminal() && wants_colour();
-            say(report.text(colour))?;
-        }
+        cli::Output::Text => say(report.text(io::stdout().is_terminal() && wants_colour())),
+    };
+    match said {
+        // What nobody reads is wrong all the same.
+        Ok(_) | Err(Stop::Unheard) => hint(&report.next()),
+        Err(stop) => return Err(stop),
     }
-    hint(&report.next());
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
