@@ -29,6 +29,7 @@ pub struct Picture {
     pub last_scraped_at: Option<String>,
     pub last_scraped_by: Option<String>,
     /// Only where a Rollout is followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
     /// What is live at each port of the application; nothing before the first snapshot.
     pub ports: Vec<Port>,

@@ -4,13 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("route", &[]),
+    ("text", &[]),
     ("metrics", &["route", "proxy::Failure"]),
     ("proxy", &["route", "metrics"]),
     ("control", &["route", "metrics"]),
     ("source", &["control", "metrics", "route"]),
-    ("config", &["source", "route", "proxy"]),
+    ("config", &["source", "route", "proxy", "text"]),
+    ("lint", &["control", "route", "text"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),
     ("check", &["source", "control", "route", "admin::ask"]),
     ("demo", &["control", "metrics", "route", "proxy", "bind", "Bound", "Running", "Settings"]),
