@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::follow::server::ApiServer;
 use crate::follow::{ROLLOUT, World, canary_is, rollout, service};
-use crate::process::{Folder, Said, Serving, said, splitway};
+use crate::process::{Said, Serving, said, splitway};
 use crate::support::{Client, Scripted, Then};
 
 /// What is broken, and where the answers come from.
@@ -29,9 +29,9 @@ impl Case {
         Self { world, of_proxy, proxy, admin, port: "http" }
     }
 
-    fn check(&self, output: &str) -> Said {
+    async fn check(&self, output: &str) -> Said {
         let args = ["--admin", &self.admin, "--port", self.port, "--output", output];
-        check(&self.world.api, &self.world.folder, &args)
+        check(&self.world, &args).await
     }
 
     fn change(&self, change: impl FnOnce(&mut Value)) {
@@ -57,10 +57,12 @@ impl Case {
     }
 }
 
-fn check(api: &ApiServer, folder: &Folder, args: &[&str]) -> Said {
-    let kubeconfig = folder.write("kubeconfig", &api.kubeconfig());
+/// The API server is a task of ours, and must not wait for the command that asks it.
+async fn check(world: &World, args: &[&str]) -> Said {
+    let kubeconfig = world.folder.write("kubeconfig", &world.api.kubeconfig());
     let all = ["check", "--rollout", ROLLOUT, "--kubeconfig", kubeconfig.to_str().unwrap()];
-    said(&mut splitway(&[&all[..], args].concat()))
+    let mut command = splitway(&[&all[..], args].concat());
+    tokio::task::spawn_blocking(move || said(&mut command)).await.unwrap()
 }
 
 async fn scrape(proxy: &Serving) {
@@ -184,7 +186,7 @@ fn only_reads(api: &ApiServer) {
 #[tokio::test]
 async fn where_all_is_well_every_line_is_ok() {
     let case = Case::new().await;
-    let said = case.check("json");
+    let said = case.check("json").await;
     assert_eq!(said.code, 0, "{said:?}");
     let checks = checks(&said);
     assert_eq!(ids(&checks, "ok").len(), checks.len(), "{}", said.out);
@@ -193,7 +195,7 @@ async fn where_all_is_well_every_line_is_ok() {
     assert!(scraped.contains("by Prometheus/3.1.0"), "{scraped}");
     // Our own reading is no scrape.
     assert_eq!(case.proxy.config().await["last_scraped_by"], "Prometheus/3.1.0");
-    let text = case.check("text");
+    let text = case.check("text").await;
     assert_eq!(text.code, 0);
     assert!(text.out.ends_with(&format!("{} ok\n", checks.len())), "{}", text.out);
     assert!(text.err.starts_with("Next: "), "{}", text.err);
@@ -207,42 +209,55 @@ async fn every_cause_is_found_by_its_own_line_and_by_no_line_before_it() {
         docs.lines().filter_map(|line| line.strip_prefix("### ").map(str::to_owned)).collect()
     };
     assert!(all.len() > 30);
-    for id in &all {
-        let mut case = Case::new().await;
-        let also = break_it(id, &mut case).await;
-        let said = case.check("json");
-        assert_eq!(said.code, 1, "{id}: {said:?}");
-        let checks = checks(&said);
-        assert_eq!(checks.iter().map(|check| check["id"].as_str().unwrap()).collect::<Vec<_>>(), all);
-        let failed = ids(&checks, "FAIL");
-        assert_eq!(failed.first(), Some(id), "{}", said.out);
-        let extra: Vec<_> = failed[1..].iter().filter(|failed| !also.contains(&failed.as_str())).collect();
-        assert!(extra.is_empty(), "{id}: {extra:?} as well: {}", said.out);
-        let before = checks.iter().take_while(|check| check["id"] != **id);
-        assert!(before.clone().all(|check| check["outcome"] == "ok"), "{id}: {}", said.out);
-        for check in checks.iter().filter(|check| check["outcome"] == "FAIL") {
-            assert!(check["remedy"].as_str().is_some_and(|remedy| remedy.len() > 20), "{check}");
-            assert_eq!(check["docs"], format!("docs/check.md#{}", check["id"].as_str().unwrap().replace('.', "")));
+    // A few at a time: each has programs of its own.
+    for some in all.chunks(6) {
+        let mut cases = tokio::task::JoinSet::new();
+        for id in some.iter().cloned() {
+            let all = all.clone();
+            cases.spawn(async move { is_found(&id, &all).await });
         }
-        only_reads_if_any(&case.world.api);
-
-        // The text says the same, a line for each check.
-        let text = case.check("text");
-        assert_eq!(text.code, 1);
-        let lines: Vec<&str> = text.out.lines().collect();
-        let line_of =
-            |check: &Value| format!("  {:<4}  {}: ", check["outcome"].as_str().unwrap(), check["id"].as_str().unwrap());
-        let places: Vec<usize> = checks
-            .iter()
-            .map(|check| lines.iter().position(|line| line.starts_with(&line_of(check))).expect(&line_of(check)))
-            .collect();
-        assert!(places.is_sorted(), "{}", text.out);
-        let flat = text.out.split_whitespace().collect::<Vec<_>>().join(" ");
-        for check in checks.iter().filter(|check| check["outcome"] == "FAIL") {
-            assert!(flat.contains(&format!("remedy: {} see ", check["remedy"].as_str().unwrap())), "{}", text.out);
+        while let Some(found) = cases.join_next().await {
+            found.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
         }
-        assert!(text.err.starts_with("Next: mend what failed"), "{}", text.err);
     }
+}
+
+/// The line fails, with nothing before it that is not ok, and nothing after it but what the same cause has broken.
+async fn is_found(id: &str, all: &[String]) {
+    let mut case = Case::new().await;
+    let also = break_it(id, &mut case).await;
+    let said = case.check("json").await;
+    assert_eq!(said.code, 1, "{id}: {said:?}");
+    let checks = checks(&said);
+    assert_eq!(checks.iter().map(|check| check["id"].as_str().unwrap()).collect::<Vec<_>>(), all);
+    let failed = ids(&checks, "FAIL");
+    assert_eq!(failed.first(), Some(&id.to_owned()), "{}", said.out);
+    let extra: Vec<_> = failed[1..].iter().filter(|failed| !also.contains(&failed.as_str())).collect();
+    assert!(extra.is_empty(), "{id}: {extra:?} as well: {}", said.out);
+    let before = checks.iter().take_while(|check| check["id"] != *id);
+    assert!(before.clone().all(|check| check["outcome"] == "ok"), "{id}: {}", said.out);
+    for check in checks.iter().filter(|check| check["outcome"] == "FAIL") {
+        assert!(check["remedy"].as_str().is_some_and(|remedy| remedy.len() > 20), "{check}");
+        assert_eq!(check["docs"], format!("docs/check.md#{}", check["id"].as_str().unwrap().replace('.', "")));
+    }
+    only_reads_if_any(&case.world.api);
+
+    // The text says the same, a line for each check.
+    let text = case.check("text").await;
+    assert_eq!(text.code, 1);
+    let lines: Vec<&str> = text.out.lines().collect();
+    let line_of =
+        |check: &Value| format!("  {:<4}  {}: ", check["outcome"].as_str().unwrap(), check["id"].as_str().unwrap());
+    let places: Vec<usize> = checks
+        .iter()
+        .map(|check| lines.iter().position(|line| line.starts_with(&line_of(check))).expect(&line_of(check)))
+        .collect();
+    assert!(places.is_sorted(), "{}", text.out);
+    let flat = text.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    for check in checks.iter().filter(|check| check["outcome"] == "FAIL") {
+        assert!(flat.contains(&format!("remedy: {} see ", check["remedy"].as_str().unwrap())), "{}", text.out);
+    }
+    assert!(text.err.starts_with("Next: mend what failed"), "{}", text.err);
 }
 
 /// A server that is gone is asked nothing.
@@ -253,7 +268,7 @@ fn only_reads_if_any(api: &ApiServer) {
 #[tokio::test]
 async fn without_admin_a_proxy_is_not_asked_and_the_lines_say_how() {
     let world = World::new().await;
-    let said = check(&world.api, &world.folder, &["-o", "json", "--port", "http"]);
+    let said = check(&world, &["-o", "json", "--port", "http"]).await;
     assert_eq!(said.code, 0, "{said:?}");
     let checks = checks(&said);
     assert_eq!(ids(&checks, "skip"), OF_A_PROXY);
@@ -264,26 +279,26 @@ async fn without_admin_a_proxy_is_not_asked_and_the_lines_say_how() {
 #[tokio::test]
 async fn what_can_be_done_without_is_a_warning_and_no_failure() {
     let world = World::new().await;
-    let look = || {
-        let said = check(&world.api, &world.folder, &["-o", "json", "--port", "web"]);
+    let look = async || {
+        let said = check(&world, &["-o", "json", "--port", "web"]).await;
         (said.code, checks(&said))
     };
     world.api.refuse_verb("get", "services", 403);
     world.api.refuse("pods", 403);
-    let (code, found) = look();
+    let (code, found) = look().await;
     assert_eq!(code, 0, "{found:#?}");
     assert_eq!(ids(&found, "warn"), ["rbac.services.get", "rbac.pods.get", "rbac.pods.list", "rbac.pods.watch"]);
     assert!(find(&found, "pods.stable")["message"].as_str().unwrap().contains("1 ready of 1 pods"));
     // Without pods, slices cannot be done without.
     world.api.refuse("endpointslices", 403);
-    let (code, found) = look();
+    let (code, found) = look().await;
     assert_eq!(code, 1);
     let failed = ["rbac.endpointslices.list", "rbac.endpointslices.watch", "rbac.pods.list", "rbac.pods.watch"];
     assert_eq!(ids(&found, "FAIL"), failed, "{found:#?}");
     assert_eq!(find(&found, "pods.stable")["outcome"], "skip");
     // With pods they can.
     world.api.allow("pods");
-    let (code, found) = look();
+    let (code, found) = look().await;
     assert_eq!(code, 0, "{found:#?}");
     let slices = ["rbac.endpointslices.get", "rbac.endpointslices.list", "rbac.endpointslices.watch"];
     assert_eq!(ids(&found, "warn"), [&["rbac.services.get"][..], &slices].concat());
@@ -292,26 +307,27 @@ async fn what_can_be_done_without_is_a_warning_and_no_failure() {
 #[tokio::test]
 async fn a_rollout_at_rest_scaled_to_nothing_or_aborted_is_no_failure() {
     let world = World::new().await;
-    let look = |change: &dyn Fn(&mut Value)| {
+    let look = async |change: fn(&mut Value)| {
         let mut changed = rollout(1);
         change(&mut changed);
         world.api.put("rollouts", changed);
-        let said = check(&world.api, &world.folder, &["-o", "json", "--port", "http"]);
+        let said = check(&world, &["-o", "json", "--port", "http"]).await;
         assert_eq!(said.code, 0, "{said:?}");
         checks(&said)
     };
-    let found = look(&|rollout| rollout["status"]["currentPodHash"] = json!("v1"));
+    let found = look(|rollout| rollout["status"]["currentPodHash"] = json!("v1")).await;
     assert_eq!(find(&found, "pods.canary")["message"], "no update is in progress");
     world.api.delete("pods", "shop-v2-bbbbb");
-    let found = look(&|rollout| rollout["status"]["abort"] = json!(true));
+    let found = look(|rollout| rollout["status"]["abort"] = json!(true)).await;
     assert_eq!(find(&found, "pods.canary")["outcome"], "ok");
-    let found = look(&|rollout| rollout["status"]["observedGeneration"] = json!("1"));
+    let found = look(|rollout| rollout["status"]["observedGeneration"] = json!("1")).await;
     assert_eq!(find(&found, "rollout.spec")["outcome"], "warn");
     world.api.delete("pods", "shop-v1-aaaaa");
-    let found = look(&|rollout| {
+    let found = look(|rollout| {
         rollout["spec"]["replicas"] = json!(0);
         rollout["status"]["currentPodHash"] = json!("v1");
-    });
+    })
+    .await;
     assert_eq!(find(&found, "pods.stable")["outcome"], "warn");
     assert_eq!(find(&found, "port.found")["outcome"], "skip");
 }
@@ -320,7 +336,7 @@ async fn a_rollout_at_rest_scaled_to_nothing_or_aborted_is_no_failure() {
 async fn a_silent_api_server_is_not_waited_for() {
     let world = World::new().await;
     world.api.be_silent(true);
-    let found = checks(&check(&world.api, &world.folder, &["-o", "json"]));
+    let found = checks(&check(&world, &["-o", "json"]).await);
     let message = find(&found, "api.reachable")["message"].as_str().unwrap();
     assert!(message.contains("cannot list rollouts: the API server has not answered within 5 s"), "{message}");
     assert_eq!(ids(&found, "FAIL"), ["api.reachable"]);
@@ -344,7 +360,7 @@ async fn run_and_check_say_the_same_about_the_same_cause() {
     ] {
         let mut case = Case::new().await;
         break_it(id, &mut case).await;
-        let found = checks(&case.check("json"));
+        let found = checks(&case.check("json").await);
         let message = find(&found, id)["message"].as_str().unwrap();
         assert!(message.starts_with(begins), "{id}: {message}");
         let proxy = case.world.proxy(&["--port", case.port]).await;
