@@ -7,6 +7,7 @@ mod admin;
 mod arrows;
 mod chain;
 mod change;
+mod check;
 mod demo;
 mod drain;
 mod failure;
