@@ -4,13 +4,13 @@
 //
 // What it knows of a Pod: env (with fieldRef and $(NAME)), command and args, ports, readiness, liveness and startup
 // probes, preStop, terminationGracePeriodSeconds, restartPolicy. What it does not know it refuses in the Pod's status
-// (init containers, env from Secrets or ConfigMaps) or ignores because a process has no such thing (volumes, resources,
-// security contexts).
+// (init containers but sidecars, volumes but emptyDir, env from Secrets or ConfigMaps) or ignores because a process has
+// no such thing (resources, security contexts).
 //
 //   - node.go: the Pods of this Node, and the Node itself;
 //   - pod.go: one Pod from its start to its deletion; status.go: what is told of it;
 //   - container.go: one process and its successors; probe.go: whether it is well; environment.go: what it is started with;
-//   - network.go: namespace and address of a Pod; identity.go: its service account's token.
+//   - network.go: namespace and address of a Pod; identity.go: its service account's token; volume.go: what is mounted.
 package main
 
 import (

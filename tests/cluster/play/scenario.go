@@ -23,6 +23,8 @@ type scenario struct {
 
 var scenarios = []scenario{
 	{"pods", "the kubelet double: identity, crash, an API server that is away, grace", pods},
+	{"chart", "Helm renders what kustomize renders, and refuses bad values", chart},
+	{"accepted", "all manifests pass the API server, Pod Security restricted enforced", accepted},
 	{"first-case", "33 %, pause, 100 %: triggered by a patch, promoted by the plugin", firstCase},
 }
 
