@@ -8,6 +8,7 @@ mod arrows;
 mod chain;
 mod change;
 mod demo;
+mod deploy;
 mod drain;
 mod failure;
 mod headers;
