@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use serde_json::Value;
 
-use crate::process::run;
+use crate::process::{Folder, run};
 
 /// The files below a folder, but for the chart's templates, which are YAML only once rendered.
 fn files(folder: &str) -> Vec<PathBuf> {
@@ -302,4 +302,15 @@ fn the_readme_of_the_chart_has_every_value_with_its_default() {
             assert!(table.contains(&format!("| `{name}.{inner}` |")), "{name}.{inner} is not in the table");
         }
     }
+}
+
+#[test]
+fn the_file_of_the_migration_page_is_a_good_one() {
+    let page = read("docs/migration.md");
+    let (_, file) = page.split_once("```yaml\n# splitway.yaml\n").expect("the file");
+    let (file, _) = file.split_once("```").expect("its end");
+    let folder = Folder::new();
+    let path = folder.write("splitway.yaml", file);
+    let said = run(&["validate", path.to_str().expect("UTF-8")]);
+    assert_eq!(said.code, 0, "{}", said.err);
 }
