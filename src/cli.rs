@@ -145,7 +145,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[derive(Args)]
 #[command(
-    before_help = "Examples:\n  splitway run --config splitway.yaml\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%",
+    before_help = "Examples:\n  splitway run --config splitway.yaml\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%\n  splitway run --listen :8080 --rollout services/shop",
     after_help = "Variables, as in SPLITWAY_LISTEN, win over the file, and flags over both.\nNext: splitway explain",
     help_template = TERSE
 )]
@@ -155,6 +155,8 @@ pub struct Run {
     pub config: Option<OsString>,
     #[command(flatten)]
     pub settings: Settings,
+    #[command(flatten)]
+    pub cluster: Cluster,
     /// Print the settings as the equal YAML file, and end
     #[arg(long)]
     pub print_config: bool,
@@ -163,8 +165,35 @@ pub struct Run {
     pub print_addresses: bool,
 }
 
+/// How a Rollout is reached. (`--port` has no variable: Kubernetes itself sets `SPLITWAY_PORT` in every pod of a namespace
+/// with a Service named `splitway`.)
+#[derive(Args, Default)]
+pub struct Cluster {
+    /// Which API server [default: in a pod its own, else $KUBECONFIG or ~/.kube/config]
+    #[arg(long, env = "SPLITWAY_KUBECONFIG", hide_env = true, value_name = "FILE", hide_short_help = true)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Which of the kubeconfig's contexts [default: its current one]
+    #[arg(long, env = "SPLITWAY_CONTEXT", hide_env = true, value_name = "NAME", hide_short_help = true)]
+    pub context: Option<String>,
+    /// The Rollout's namespace, if --rollout does not say it
+    #[arg(short, long, env = "SPLITWAY_NAMESPACE", hide_env = true, value_name = "NAME", hide_short_help = true)]
+    pub namespace: Option<String>,
+    /// The application's port, for listeners that name none [default: the stable Service's]
+    #[arg(long, value_name = "NAME|NUMBER", hide_short_help = true)]
+    pub port: Option<String>,
+    /// The proxy's own Service: its replicas take turns, and $POD_IP says which one this is
+    #[arg(long, env = "SPLITWAY_SERVICE", hide_env = true, value_name = "[NAMESPACE/]NAME", hide_short_help = true)]
+    pub service: Option<String>,
+    /// Where the last state is kept, for a start while the API server is away
+    #[arg(long, env = "SPLITWAY_STATE_DIR", hide_env = true, value_name = "FOLDER", hide_short_help = true)]
+    pub state_dir: Option<PathBuf>,
+}
+
 #[derive(Args, Default)]
 pub struct Settings {
+    /// Follow this Argo Rollout, as in services/shop
+    #[arg(short, long, env = "SPLITWAY_ROLLOUT", hide_env = true, value_name = "NAMESPACE/NAME")]
+    pub rollout: Option<String>,
     /// Where clients come in; :8080 is all interfaces
     #[arg(short, long, env = "SPLITWAY_LISTEN", hide_env = true, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen: Vec<String>,
@@ -178,25 +207,25 @@ pub struct Settings {
     #[arg(long, env = "SPLITWAY_CANARY", hide_env = true, value_name = "ENDPOINTS")]
     pub canary: Option<String>,
     /// Threads [default: the cores it may use]
-    #[arg(long, env = "SPLITWAY_WORKERS", hide_env = true, value_name = "N")]
+    #[arg(long, env = "SPLITWAY_WORKERS", hide_env = true, value_name = "N", hide_short_help = true)]
     pub workers: Option<String>,
     /// Which of several proxies this one is, as in 0/3
-    #[arg(long, env = "SPLITWAY_REPLICA", hide_env = true, value_name = "I/N")]
+    #[arg(long, env = "SPLITWAY_REPLICA", hide_env = true, value_name = "I/N", hide_short_help = true)]
     pub replica: Option<String>,
     /// From "not ready" to not accepting [default: 5s]
-    #[arg(long, env = "SPLITWAY_DRAIN_DELAY", hide_env = true, value_name = "TIME")]
+    #[arg(long, env = "SPLITWAY_DRAIN_DELAY", hide_env = true, value_name = "TIME", hide_short_help = true)]
     pub drain_delay: Option<String>,
     /// Then, for requests in flight [default: 30s]
-    #[arg(long, env = "SPLITWAY_DRAIN_TIMEOUT", hide_env = true, value_name = "TIME")]
+    #[arg(long, env = "SPLITWAY_DRAIN_TIMEOUT", hide_env = true, value_name = "TIME", hide_short_help = true)]
     pub drain_timeout: Option<String>,
     /// How often names are looked up again [default: 5s]
-    #[arg(long, env = "SPLITWAY_DNS_INTERVAL", hide_env = true, value_name = "TIME")]
+    #[arg(long, env = "SPLITWAY_DNS_INTERVAL", hide_env = true, value_name = "TIME", hide_short_help = true)]
     pub dns_interval: Option<String>,
     /// error, warn, info, debug, trace [default: info]
     #[arg(long, env = "SPLITWAY_LOG_LEVEL", hide_env = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// auto, text or json [default: auto]
-    #[arg(long, env = "SPLITWAY_LOG_FORMAT", hide_env = true, value_name = "FORMAT")]
+    #[arg(long, env = "SPLITWAY_LOG_FORMAT", hide_env = true, value_name = "FORMAT", hide_short_help = true)]
     pub log_format: Option<String>,
 }
 
@@ -234,6 +263,9 @@ pub struct Explain {
     /// The client's address
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     pub client: IpAddr,
+    /// Which of several ports, by name
+    #[arg(long, value_name = "NAME", requires = "admin")]
+    pub port: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -244,6 +276,7 @@ impl From<Settings> for splitway::config::Flags {
     fn from(settings: Settings) -> Self {
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         Self {
+            rollout: given(settings.rollout),
             listen: settings.listen.into_iter().filter(|text| !text.is_empty()).collect(),
             admin: given(settings.admin),
             stable: given(settings.stable),

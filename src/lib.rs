@@ -30,9 +30,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use control::StatusView;
+use control::cluster::FollowingView;
 use metrics::Metrics;
 use route::live::{Live, Publisher};
-use route::{Generation, Identity};
+use route::{Generation, Identity, PortName};
 
 /// What a proxy needs before it can start; none of it changes while it runs. Everything else is observed.
 #[derive(Clone)]
@@ -41,6 +42,10 @@ pub struct Settings {
     /// `None`: no admin listener.
     pub admin: Option<SocketAddr>,
     pub identity: Identity,
+    /// The application's ports that listeners stand before: at least one, none twice. One by itself needs no name.
+    pub ports: Vec<PortName>,
+    /// How following a Rollout goes, if one is followed.
+    pub following: Option<FollowingView>,
 }
 
 /// Every socket is open, nothing runs.
@@ -48,14 +53,26 @@ pub struct Bound {
     proxy: proxy::Bound,
     admin: Option<admin::Bound>,
     identity: Identity,
+    ports: Vec<PortName>,
     workers: usize,
+    following: Option<FollowingView>,
 }
 
 /// Opens every socket, so that a port in use is an error before anything has started.
 pub fn bind(settings: Settings) -> io::Result<Bound> {
+    let ports = settings.ports;
+    if let Some(listener) = settings.proxy.listeners.iter().find(|listener| listener.port >= ports.len()) {
+        let message = format!(
+            "listener {}: there are {} ports, and none is number {}",
+            listener.address,
+            ports.len(),
+            listener.port
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
     let admin = settings.admin.map(admin::bind).transpose()?;
-    let workers = settings.proxy.workers;
-    Ok(Bound { proxy: proxy::bind(settings.proxy)?, admin, identity: settings.identity, workers })
+    let (workers, following) = (settings.proxy.workers, settings.following);
+    Ok(Bound { proxy: proxy::bind(settings.proxy)?, admin, identity: settings.identity, ports, workers, following })
 }
 
 impl Bound {
@@ -71,11 +88,11 @@ impl Bound {
     /// Starts the workers, the loop that follows `observations`, and the admin listener. Must be called inside a tokio
     /// runtime, which carries the cold parts.
     pub fn start(self, observations: control::Receiver) -> io::Result<Running> {
-        let (publisher, live): (Publisher, Live) = route::live::channel();
-        let metrics = Arc::new(Metrics::new(self.workers, live.clone()));
-        let (status, status_view) = tokio::sync::watch::channel(control::Status::default());
         let listeners = self.proxy.addresses().to_vec();
         let admin_address = self.admin();
+        let (publisher, live): (Publisher, Live) = route::live::channel(self.ports.len());
+        let metrics = Arc::new(Metrics::new(self.workers, live.clone(), self.ports));
+        let (status, status_view) = tokio::sync::watch::channel(control::Status::default());
         let proxy = self.proxy.run(&live, &metrics)?;
         let readiness = admin::Readiness::new(live.clone());
         tokio::spawn(control::run(observations, publisher, self.identity, metrics.clone(), status));
@@ -85,6 +102,7 @@ impl Bound {
                 metrics: metrics.clone(),
                 status: status_view.clone(),
                 readiness: readiness.clone(),
+                following: self.following,
             };
             tokio::spawn(admin.serve(context, std::future::pending()))
         });

@@ -1,9 +1,10 @@
 //! The program's table of contents: flags in, one function per command, exit codes out.
 
 mod cli;
+mod cluster;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -12,8 +13,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use cli::{Cli, Command};
-use splitway::admin::explain::{question, to_target};
-use splitway::config::{self, Config, Flags, LogFormat, Problems};
+use splitway::admin::explain::{Asked, question, to_target};
+use splitway::config::{self, Config, Flags, LogFormat, Problems, What};
+use splitway::route::picker::Turn;
 use splitway::route::{Generation, Identity, Snapshot};
 use splitway::source::{self, file};
 use splitway::{admin, control, demo};
@@ -149,16 +151,27 @@ fn serve(run: cli::Run) -> Result<ExitCode, Stop> {
     }
     .map_err(problems)?;
     log(&config.log.level, config.log.format);
-    let watch = match file.zip(text) {
-        Some((path, text)) => watch(path, text, flags, &config)?,
-        None => None,
-    };
     let origin = file.map_or_else(|| "flags".to_owned(), |path| path.display().to_string());
-    run_cold(serve_until_told(config, origin, watch, run.print_addresses))?
+    let file = file.zip(text).map(|(path, text)| File { path: path.to_owned(), text, flags });
+    run_cold(serve_until_told(config, origin, file, run.cluster, run.print_addresses))?
 }
 
-/// Reads the file again when it changes. What only a restart can change is noted, not obeyed.
-fn watch(path: &Path, text: String, flags: Flags, started: &Config) -> io::Result<Option<file::Watch>> {
+/// A file that settings were read from.
+struct File {
+    path: PathBuf,
+    text: String,
+    /// What was said over it.
+    flags: Flags,
+}
+
+/// Reads the file again when it changes. What only a restart can change is noted, not obeyed. `take` finds the part that
+/// is followed.
+fn watch<T: Send + 'static>(
+    file: File,
+    started: &Config,
+    take: impl Fn(What) -> Option<T> + Send + 'static,
+) -> io::Result<Option<file::Watch<T>>> {
+    let File { path, text, flags } = file;
     if !path.is_file() {
         // A pipe, as in `--config <(command)`, can be read once only.
         tracing::warn!("{} is not a regular file: it is not read again", path.display());
@@ -166,32 +179,50 @@ fn watch(path: &Path, text: String, flags: Flags, started: &Config) -> io::Resul
     }
     let name = path.display().to_string();
     let started = started.clone();
-    let read_from = path.to_owned();
+    let read_from = path.clone();
     let reader = file::Reader {
         read: Box::new(move || config::text(&read_from).map_err(|problems| problems.one_line())),
         parse: Box::new(move |text| match config::parse(text, &name, &flags) {
-            Ok(config) => Ok(file::Loaded { notes: started.needs_restart(&config), declared: config.declared }),
+            Ok(config) => {
+                let notes = started.needs_restart(&config);
+                match take(config.what) {
+                    Some(declared) => Ok(file::Loaded { declared, notes }),
+                    None => Err(notes.join("; ")),
+                }
+            }
             Err(problems) => Err(problems.one_line()),
         }),
     };
-    file::Watch::start(path, text, reader).map(Some)
+    file::Watch::start(&path, text, reader).map(Some)
 }
 
 async fn serve_until_told(
     config: Config,
     origin: String,
-    watch: Option<file::Watch>,
+    file: Option<File>,
+    cluster: cli::Cluster,
     print_addresses: bool,
 ) -> Result<ExitCode, Stop> {
     let workers = config.proxy.workers;
     let drain = config.proxy.drain.clone();
+    // What is wrong with the way to the API server is told before anything has started.
+    let rollout = match &config.what {
+        What::Declared(_) => None,
+        What::Rollout(name, _) => {
+            Some(cluster::Rollout::reach(name, &config.ports, cluster).await.map_err(Stop::Other)?)
+        }
+    };
+    let identity = match (&config.replica, &rollout) {
+        (Some(replica), _) => Identity::replica(replica.turn(), &replica.seed),
+        (None, Some(rollout)) if rollout.has_replicas() => Identity::replica(Turn::default(), &rollout.to_string()),
+        (None, _) => Identity::random(),
+    };
     let bound = splitway::bind(splitway::Settings {
-        proxy: config.proxy,
+        proxy: config.proxy.clone(),
         admin: config.admin,
-        identity: match config.replica {
-            None => Identity::random(),
-            Some(replica) => Identity::replica(replica.turn(), &replica.seed),
-        },
+        identity,
+        ports: config.ports.clone(),
+        following: rollout.as_ref().map(cluster::Rollout::following),
     })?;
     // Before anybody can know that we run: from here on no signal ends us unawares.
     let mut end = End::new()?;
@@ -199,10 +230,29 @@ async fn serve_until_told(
     let (observations, receiver) = control::channel();
     let (again, asked_again) = mpsc::channel(1);
     let running = bound.start(receiver)?;
-    tokio::spawn(source::follow(config.declared, origin, watch, asked_again, observations));
-    tokio::select! {
-        first = first_snapshot(running.status()) => first?,
-        () = end.recv() => return Ok(ExitCode::SUCCESS),
+    match (config.what.clone(), rollout) {
+        (What::Rollout(_, overlay), Some(rollout)) => {
+            let overlays = |what| match what {
+                What::Rollout(_, overlay) => Some(overlay),
+                What::Declared(_) => None,
+            };
+            let watch = file.map(|file| watch(file, &config, overlays)).transpose()?.flatten();
+            rollout.follow(overlay, origin, watch, asked_again, observations, running.metrics().clone());
+            // There may be nothing to serve for long: `/readyz` tells.
+        }
+        (What::Declared(declared), _) => {
+            let all = |what| match what {
+                What::Declared(declared) => Some(declared),
+                What::Rollout(..) => None,
+            };
+            let watch = file.map(|file| watch(file, &config, all)).transpose()?.flatten();
+            tokio::spawn(source::follow(declared, origin, watch, asked_again, observations));
+            tokio::select! {
+                first = first_snapshot(running.status()) => first?,
+                () = end.recv() => return Ok(ExitCode::SUCCESS),
+            }
+        }
+        (What::Rollout(..), None) => unreachable!("a Rollout was reached above"),
     }
     match announce(&running, workers, print_addresses) {
         // Nobody wants to know our addresses: that is no reason not to serve.
@@ -271,14 +321,16 @@ fn counted(n: usize, what: &str) -> String {
 fn check(path: &Path) -> Result<ExitCode, Stop> {
     let file = path.display();
     let again = |problems| Stop::problems(problems, format!("Next: mend that, then: splitway validate {file}"));
-    let declared = config::load(path, &Flags::default()).map_err(again)?.declared;
-    let (backends, routes) = (declared.backends.len(), declared.routes.len());
-    say(format!(
-        "{file}: ok: {}, split {}, {}\nNext: splitway run --config {file}\n",
-        counted(backends, "backend"),
-        declared.split,
-        counted(routes, "route")
-    ))
+    let what = match config::load(path, &Flags::default()).map_err(again)?.what {
+        What::Declared(declared) => format!(
+            "{}, split {}, {}",
+            counted(declared.backends.len(), "backend"),
+            declared.split,
+            counted(declared.routes.len(), "route")
+        ),
+        What::Rollout(name, overlay) => format!("Rollout {name}, {}", counted(overlay.routes.len(), "route")),
+    };
+    say(format!("{file}: ok: {what}\nNext: splitway run --config {file}\n"))
 }
 
 fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
@@ -296,7 +348,7 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
     let (explanation, next) = match (asked.admin, asked.config) {
         (Some(admin), _) => {
             let accept = if asked.json { "application/json" } else { "text/plain" };
-            let answer = run_cold(admin::ask::ask(admin, &to_target(&question), accept))?;
+            let answer = run_cold(admin::ask::ask(admin, &to_target(&Asked { port: asked.port, question }), accept))?;
             (answer.map_err(Stop::Other)?, format!("Next: curl -s http://{admin}/config"))
         }
         (None, Some(path)) => {
@@ -305,7 +357,13 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
             let again = |problems| {
                 Stop::problems(problems, format!("Next: mend that, then: splitway validate {}", path.display()))
             };
-            let declared = config::load(&path, &flags).map_err(again)?.declared;
+            let declared = match config::load(&path, &flags).map_err(again)?.what {
+                What::Declared(declared) => declared,
+                What::Rollout(name, _) => {
+                    let why = "whose versions and weights only a proxy knows that runs: ask it, with --admin ADDRESS";
+                    return Err(Stop::Other(format!("{} follows the Rollout {name}, {why}", path.display())));
+                }
+            };
             let routing = source::without_names(&declared);
             let snapshot =
                 Snapshot::build(routing, &Identity::random(), None).map_err(|error| Stop::Other(error.to_string()))?;

@@ -9,10 +9,18 @@ use http::uri::PathAndQuery;
 use crate::route::MadeUp;
 
 /// What may be asked, in the query string of `/explain`.
-const PARAMETERS: [&str; 5] = ["method", "path", "header", "cookie", "client"];
+const PARAMETERS: [&str; 6] = ["method", "path", "header", "cookie", "client", "port"];
 
 /// Shown with every error.
 pub const EXAMPLE: &str = "/explain?method=GET&path=/shop&header=x-user:42&cookie=uid=7&client=10.0.0.1";
+
+/// What was asked, and about which port.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// `None`: the one without a name, or the only one.
+    pub port: Option<String>,
+    pub question: MadeUp,
+}
 
 /// `target` is a path with or without a query, as in a request line; `headers` are names and values in order, cookies
 /// among them. Says what is wrong in words for the person who asks.
@@ -41,8 +49,8 @@ pub fn question(method: &str, target: &str, headers: Vec<(String, String)>, clie
 
 /// Reads the query string of `/explain`. Names and values are percent-decoded once; `+` means `+`. What is not said is
 /// `GET /` from 127.0.0.1 without headers.
-pub fn from_query(query: &str) -> Result<MadeUp, String> {
-    let (mut method, mut target, mut client) = (None, None, None);
+pub fn from_query(query: &str) -> Result<Asked, String> {
+    let (mut method, mut target, mut client, mut port) = (None, None, None, None);
     let mut headers = Vec::new();
     let mut cookies: Vec<String> = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -56,6 +64,7 @@ pub fn from_query(query: &str) -> Result<MadeUp, String> {
             "method" => once(&mut method)?,
             "path" => once(&mut target)?,
             "client" => once(&mut client)?,
+            "port" => once(&mut port)?,
             "header" => {
                 let (name, value) = value
                     .split_once(':')
@@ -79,11 +88,12 @@ pub fn from_query(query: &str) -> Result<MadeUp, String> {
             .parse()
             .map_err(|_| format!("client is {text:?}; expected an IP address such as 10.0.0.1 or 2001:db8::1"))?,
     };
-    question(method.as_deref().unwrap_or("GET"), target.as_deref().unwrap_or("/"), headers, client)
+    let question = question(method.as_deref().unwrap_or("GET"), target.as_deref().unwrap_or("/"), headers, client)?;
+    Ok(Asked { port, question })
 }
 
 /// The other direction: the target that asks for this, with everything escaped that could be misread.
-pub fn to_target(question: &MadeUp) -> String {
+pub fn to_target(Asked { port, question }: &Asked) -> String {
     let path = match &question.query {
         Some(query) => format!("{}?{query}", question.path),
         None => question.path.clone(),
@@ -92,7 +102,11 @@ pub fn to_target(question: &MadeUp) -> String {
     for (name, value) in &question.headers {
         target += &format!("&header={}", encode(&[name.as_str().as_bytes(), b":", value.as_bytes()].concat()));
     }
-    target + &format!("&client={}", encode(question.client.to_string().as_bytes()))
+    target += &format!("&client={}", encode(question.client.to_string().as_bytes()));
+    if let Some(port) = port {
+        target += &format!("&port={}", encode(port.as_bytes()));
+    }
+    target
 }
 
 /// RFC 3986 section 2.3: everything but unreserved characters.
@@ -156,7 +170,8 @@ mod tests {
             "method=POST&path=/shop?x=1%26y=2&header=X-User:%2042&header=x-user:a+b&cookie=uid=7&cookie=t=%22q%22\
              &client=2001:db8::1",
         )
-        .unwrap();
+        .unwrap()
+        .question;
         assert_eq!((question.method(), question.path(), question.query()), ("POST", "/shop", Some("x=1&y=2")));
         assert_eq!(values(&question, "x-user"), ["42", "a+b"]);
         assert_eq!(values(&question, "cookie"), ["uid=7; t=\"q\""]);
@@ -165,7 +180,8 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_a_plain_get() {
-        let question = from_query("").unwrap();
+        let Asked { port, question } = from_query("").unwrap();
+        assert_eq!(port, None);
         assert_eq!((question.method(), question.path(), question.query()), ("GET", "/", None));
         assert_eq!(question.client(), IpAddr::from([127, 0, 0, 1]));
         assert_eq!(values(&question, "cookie"), [""; 0]);
@@ -180,6 +196,7 @@ mod tests {
             ("path=shop", "does not begin with /"),
             ("path=/a%20b", "%20 for a space"),
             ("path=/&path=/", "twice"),
+            ("port=http&port=grpc", "twice"),
             ("method=G%20T", "is not a method"),
             ("method=", "is not a method"),
             ("header=x-user", "such as x-user:42"),
@@ -213,8 +230,11 @@ mod tests {
     fn what_is_asked_arrives_as_it_was_meant() {
         let headers =
             vec![("x-user".to_owned(), "a&b=c %2f+\u{fc}".to_owned()), ("cookie".to_owned(), "a=1; b=2".to_owned())];
-        let asked = question("GET", "/shop?x=1&y=%20", headers, IpAddr::from([10, 0, 0, 1])).unwrap();
-        let target = to_target(&asked);
-        assert_eq!(from_query(target.strip_prefix("/explain?").unwrap()).unwrap(), asked);
+        let question = question("GET", "/shop?x=1&y=%20", headers, IpAddr::from([10, 0, 0, 1])).unwrap();
+        for port in [None, Some("gr&pc".to_owned())] {
+            let asked = Asked { port, question: question.clone() };
+            let target = to_target(&asked);
+            assert_eq!(from_query(target.strip_prefix("/explain?").unwrap()).unwrap(), asked);
+        }
     }
 }

@@ -6,8 +6,8 @@
 //! | `/metrics` | Prometheus text 0.0.4, or OpenMetrics 1.0 if `Accept` prefers it |
 //! | `/healthz`, `/livez` | 200 while the process answers |
 //! | `/readyz`, `/ready` | 200 while traffic is welcome: a snapshot is live and the proxy is not draining; else 503. `?verbose` lists the conditions |
-//! | `/config` | the live snapshot as JSON: generation, weights asked, shares really sent, endpoints, routes |
-//! | `/explain` | which version a made-up request would get, and why |
+//! | `/config` | what is live as JSON: generation and, for each port, weights asked, shares really sent, endpoints, routes |
+//! | `/explain` | which version a made-up request would get, and why; `?port=NAME` where there are several ports |
 //!
 //! Files: `view` is the serializable picture of `/config`; `explain` is the made-up request.
 
@@ -40,9 +40,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::control::StatusView;
+use crate::control::cluster::{Contact, Following, FollowingView};
 use crate::metrics::Metrics;
 use crate::metrics::families;
 use crate::metrics::text::Format;
+use crate::route::PortName;
 use crate::route::live::Live;
 use view::Picture;
 
@@ -53,6 +55,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     pub status: StatusView,
     pub readiness: Readiness,
+    /// Only where a Rollout is followed.
+    pub following: Option<FollowingView>,
 }
 
 /// Whether traffic is welcome.
@@ -210,7 +214,7 @@ const ENDPOINTS: [(&str, &str); 8] = [
     ("/livez", "the same"),
     ("/readyz", "200 while traffic is welcome, else 503; ?verbose lists the conditions"),
     ("/ready", "the same"),
-    ("/config", "what is live, as JSON: weights asked, shares really sent, endpoints, routes"),
+    ("/config", "what is live, as JSON: by port, weights asked, shares really sent, endpoints, routes"),
     ("/explain", "which version a request would get, and why, as JSON or as text/plain; for example"),
     ("/", "this list"),
 ];
@@ -295,10 +299,12 @@ fn readyz(context: &Context, verbose: bool) -> Answer {
     if verbose {
         let line = |good: bool, what: &str| format!("[{}] {what}\n", if good { '+' } else { '-' });
         let draining = state == State::Draining;
+        let following = context.following.as_ref().map(|following| api_line(&following.borrow())).unwrap_or_default();
         return text(
             status,
             line(generation > 0, &format!("snapshot: {snapshot}"))
                 + &line(!draining, &format!("serving: {}", if draining { "draining" } else { "not draining" }))
+                + &following
                 + &format!("{}\n", state.as_str()),
         );
     }
@@ -312,18 +318,56 @@ fn readyz(context: &Context, verbose: bool) -> Answer {
     )
 }
 
+/// What is true about the API server. It does not decide whether traffic is welcome: what was known serves on.
+fn api_line(following: &Following) -> String {
+    let heard = match &following.contact {
+        Contact::Connecting => "[ ] api: not heard yet".to_owned(),
+        Contact::Connected => "[+] api: heard".to_owned(),
+        Contact::Lost { since, error } => {
+            format!("[ ] api: the API server is not heard since {}: {error}", view::time(*since))
+        }
+    };
+    let saved = following
+        .saved_at
+        .map(|at| format!("[ ] rollout: serving the state saved at {}\n", view::time(at)))
+        .unwrap_or_default();
+    format!("{heard}\n{saved}")
+}
+
 fn explain(context: &Context, query: &str, wants_text: bool) -> Answer {
-    let Some(snapshot) = context.live.current() else {
-        return problem(
+    let bad = |error| problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", explain::EXAMPLE));
+    let (port, question) = match explain::from_query(query) {
+        Ok(explain::Asked { port, question }) => (port, question),
+        Err(error) => return bad(error),
+    };
+    let port = match port_number(context.metrics.ports(), port.as_deref()) {
+        Ok(number) => number,
+        Err(error) => return bad(error),
+    };
+    match context.live.current(port) {
+        Some(snapshot) if wants_text => text(StatusCode::OK, format!("{}\n", snapshot.explain(&question))),
+        Some(snapshot) => json(StatusCode::OK, &snapshot.explain(&question)),
+        None => problem(
             StatusCode::SERVICE_UNAVAILABLE,
             "no snapshot is live yet, so nothing can be decided".to_owned(),
             "wait until /readyz answers 200, or see /config for what was refused".to_owned(),
-        );
-    };
-    match explain::from_query(query) {
-        Ok(question) if wants_text => text(StatusCode::OK, format!("{}\n", snapshot.explain(&question))),
-        Ok(question) => json(StatusCode::OK, &snapshot.explain(&question)),
-        Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", explain::EXAMPLE)),
+        ),
+    }
+}
+
+/// The number of the port that is asked about. Not to say which one is to mean the one without a name, or the only one.
+fn port_number(ports: &[PortName], asked: Option<&str>) -> Result<usize, String> {
+    let find = |wanted: &str| ports.iter().position(|port| port.as_str() == wanted);
+    let names = || ports.iter().filter(|port| !port.is_unnamed()).map(PortName::as_str).collect::<Vec<_>>().join(", ");
+    match asked {
+        None if ports.len() == 1 => Ok(0),
+        None => find("").ok_or_else(|| format!("which port? There are several, so add port= with one of {}", names())),
+        Some(wanted) => find(wanted).ok_or_else(|| match names() {
+            none if none.is_empty() => {
+                format!("there is no port {wanted:?}: ports have no names here, so leave it out")
+            }
+            names => format!("there is no port {wanted:?}; expected one of {names}"),
+        }),
     }
 }
 
@@ -416,10 +460,11 @@ mod tests {
             let (publisher, live) = made_up::nothing_live();
             let (status, view) = watch::channel(Status::default());
             let context = Context {
-                metrics: Arc::new(Metrics::new(2, live.clone())),
+                metrics: Arc::new(made_up::metrics(2, live.clone())),
                 status: view,
                 readiness: Readiness::new(live.clone()),
                 live,
+                following: None,
             };
             let bound = bind(([127, 0, 0, 1], 0).into()).expect("there is a free port");
             let address = bound.address();
@@ -630,7 +675,7 @@ mod tests {
         assert_eq!(
             served.get_json("/config"),
             json!({
-                "generation": 0, "state": "starting", "applied_at": null, "origin": null, "notes": [],
+                "generation": 0, "state": "starting", "applied_at": null, "origin": null, "notes": [], "ports": [],
                 "refused": { "at": "1970-01-01T00:01:00Z", "origin": "splitway.yaml", "message": "line 3: no" },
             })
         );
@@ -680,9 +725,9 @@ mod tests {
             notes: vec!["app.local does not resolve".into()],
             refused: None,
         });
-        served.context.metrics.version(0, &stable, Role::Stable).split.add(2);
-        served.context.metrics.version(1, &stable, Role::Stable).split.add(1);
-        served.context.metrics.version(1, &canary, Role::Canary).split.add(1);
+        served.context.metrics.version(0, 0, &stable, Role::Stable).split.add(2);
+        served.context.metrics.version(1, 0, &stable, Role::Stable).split.add(1);
+        served.context.metrics.version(1, 0, &canary, Role::Canary).split.add(1);
 
         assert!(!served.get("/config").body.contains("hush"));
         let config = served.get_json("/config");
@@ -692,6 +737,9 @@ mod tests {
         assert_eq!(config["origin"], "splitway.yaml");
         assert_eq!(config["notes"], json!(["app.local does not resolve"]));
         assert_eq!(config["refused"], Value::Null);
+        assert_eq!(config["ports"].as_array().map(Vec::len), Some(1));
+        let config = &config["ports"][0];
+        assert_eq!(config["port"], Value::Null);
         assert_eq!(config["split"]["total"], 200);
         let version = &config["split"]["versions"][0];
         for (name, value) in [
@@ -766,10 +814,27 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(served.get_json("/explain"), first);
         }
-        assert_eq!(served.get_json("/config")["split"]["requests"], 0);
+        assert_eq!(served.get_json("/config")["ports"][0]["split"]["requests"], 0);
         let reply = served.get("/explain?heder=x-user:42");
         assert_eq!(reply.status, 400);
         assert!(reply.body.contains("did you mean header?") && reply.body.contains(explain::EXAMPLE), "{}", reply.body);
+    }
+
+    #[test]
+    fn a_question_is_answered_for_the_port_it_names() {
+        let names = |names: &[&str]| names.iter().map(|name| PortName::new(name)).collect::<Vec<_>>();
+        let (one, two, mixed) = (names(&[""]), names(&["http", "grpc"]), names(&["grpc", ""]));
+        assert_eq!((port_number(&one, None), port_number(&names(&["http"]), None)), (Ok(0), Ok(0)));
+        assert_eq!((port_number(&two, Some("http")), port_number(&two, Some("grpc"))), (Ok(0), Ok(1)));
+        assert_eq!((port_number(&mixed, None), port_number(&mixed, Some("grpc"))), (Ok(1), Ok(0)));
+        for (ports, asked, expected) in [
+            (&two, None, "one of http, grpc"),
+            (&two, Some("htp"), "no port \"htp\"; expected one of http, grpc"),
+            (&one, Some("http"), "leave it out"),
+        ] {
+            let error = port_number(ports, asked).expect_err("there is no such port");
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

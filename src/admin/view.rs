@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::Context;
 use crate::control;
+use crate::control::cluster::{Contact, Following};
 use crate::metrics;
 use crate::route::bucket::{KeySource, SameSite, Sticky};
 use crate::route::matches::{Match, PathMatch, ValueMatch};
-use crate::route::{self, Role, Shares, Snapshot, policy};
+use crate::route::{self, PortName, Role, Shares, Snapshot, policy};
 
 /// What is live, where it comes from, and what became of it.
 #[derive(Clone, Debug, Serialize)]
@@ -24,8 +25,31 @@ pub struct Picture {
     pub notes: Vec<String>,
     /// The last change that was refused, until a good one comes.
     pub refused: Option<Refused>,
-    #[serde(flatten)]
-    pub live: Option<Live>,
+    /// Only where a Rollout is followed.
+    pub rollout: Option<Rollout>,
+    /// What is live at each port of the application; nothing before the first snapshot.
+    pub ports: Vec<Port>,
+}
+
+/// How following a Rollout goes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rollout {
+    /// `NAMESPACE/NAME`.
+    pub name: String,
+    /// `connecting`, `connected` or `lost`.
+    pub api: &'static str,
+    pub lost_since: Option<String>,
+    pub error: Option<String>,
+    /// The Rollout's `metadata.generation` in what is served.
+    pub generation: Option<i64>,
+    /// When the state that is served was saved, if it comes from a file.
+    pub saved_at: Option<String>,
+    /// When the API server last told something new.
+    pub heard_at: Option<String>,
+    pub notes: Vec<String>,
+    /// This proxy's place among its replicas, from 0, and how many they are.
+    pub replica: Option<[u32; 2]>,
+    pub peers: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -35,9 +59,11 @@ pub struct Refused {
     pub message: String,
 }
 
-/// The parts of the live snapshot.
+/// The parts of one port's live snapshot.
 #[derive(Clone, Debug, Serialize)]
-pub struct Live {
+pub struct Port {
+    /// `null`: the one port that needs no name.
+    pub port: Option<String>,
     pub split: Split,
     pub backends: Vec<Backend>,
     #[serde(rename = "override")]
@@ -167,16 +193,45 @@ pub struct Retry {
 
 impl Picture {
     pub fn take(context: &Context) -> Self {
-        let snapshot = context.live.current();
+        let snapshots: Vec<_> = (0..context.live.ports()).filter_map(|port| context.live.current(port)).collect();
+        let totals = context.metrics.totals();
+        let ports = context.metrics.ports().iter().zip(&snapshots).enumerate();
         let status = context.status.borrow().clone();
         Self {
-            generation: snapshot.as_ref().map_or(0, |snapshot| snapshot.generation().0),
+            generation: snapshots.first().map_or(0, |snapshot| snapshot.generation().0),
             state: context.readiness.state().as_str(),
             applied_at: status.applied_at.map(time),
             origin: Some(status.origin).filter(|origin| !origin.is_empty()),
             notes: status.notes,
             refused: status.refused.map(Refused::of),
-            live: snapshot.map(|snapshot| Live::of(&snapshot, &context.metrics)),
+            rollout: context.following.as_ref().map(|following| Rollout::of(&following.borrow())),
+            ports: ports
+                .map(|(number, (name, snapshot))| {
+                    Port::of(name, snapshot, metrics::Account::of(&totals, number, Some(snapshot)))
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Rollout {
+    fn of(following: &Following) -> Self {
+        let (api, lost_since, error) = match &following.contact {
+            Contact::Connecting => ("connecting", None, None),
+            Contact::Connected => ("connected", None, None),
+            Contact::Lost { since, error } => ("lost", Some(time(*since)), Some(error.clone())),
+        };
+        Self {
+            name: following.rollout.clone(),
+            api,
+            lost_since,
+            error,
+            generation: following.rollout_generation,
+            saved_at: following.saved_at.map(time),
+            heard_at: following.heard_at.map(time),
+            notes: following.notes.clone(),
+            replica: following.turn.map(|turn| [turn.index(), turn.of()]),
+            peers: following.peers.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -187,10 +242,11 @@ impl Refused {
     }
 }
 
-impl Live {
-    fn of(snapshot: &Snapshot, metrics: &metrics::Metrics) -> Self {
+impl Port {
+    fn of(name: &PortName, snapshot: &Snapshot, account: metrics::Account) -> Self {
         Self {
-            split: Split::of(metrics::Account::of(&metrics.totals(), Some(snapshot))),
+            port: (!name.is_unnamed()).then(|| name.as_str().to_owned()),
+            split: Split::of(account),
             backends: snapshot.backends().iter().map(Backend::of).collect(),
             override_: snapshot
                 .override_names()
@@ -343,7 +399,7 @@ fn in_words(one: &Match) -> String {
     conditions.join(" and ")
 }
 
-fn time(time: SystemTime) -> String {
+pub(super) fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 

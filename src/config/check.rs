@@ -15,13 +15,13 @@ use super::weight::{self, SumError};
 use super::written::{
     Backend, Conditions, Cookie, File, KeySource, Match, PathMatch, Route, Sticky, ValueMatch, Weights,
 };
-use super::{Config, Log, LogFormat, Replica};
+use super::{Config, Log, LogFormat, Replica, What};
 use crate::proxy::{self, Listener};
 use crate::route::bucket::{self, BucketCookie, SameSite};
 use crate::route::matches::{self, Match as Meant};
 use crate::route::policy::{Limits, Policy, Retry, Timeouts};
-use crate::route::{self, Action, Override, Role, RouteName, Shares, SharesError, VersionHash};
-use crate::source::{Declared, DeclaredBackend};
+use crate::route::{self, Action, Override, PortName, Role, RouteName, Shares, SharesError, VersionHash};
+use crate::source::{Declared, DeclaredBackend, Overlay};
 
 /// The salt and the seed of those who do not choose one.
 const NAME: &str = "splitway";
@@ -30,41 +30,94 @@ const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
 /// Each compiled expression may take a megabyte.
 const MOST_EXPRESSIONS: usize = 1000;
 
+/// Where the versions and their weights come from, which decides what else may be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// The file, or the flags in its place.
+    Declared,
+    /// A Rollout.
+    Rollout,
+}
+
 /// `None`: problems were added. `folder` is where relative names of files begin.
 pub(super) fn check(file: &File, folder: &Path, problems: &mut Problems) -> Option<Config> {
-    let mut checking = Checking { names: None, expressions: 0, problems };
+    let mode = if file.rollout.is_absent() { Mode::Declared } else { Mode::Rollout };
+    let mut checking = Checking { mode, names: None, expressions: 0, problems };
     let listeners = checking.listeners(file);
     let admin = checking.admin(file, &listeners);
-    let backends = checking.backends(file);
-    let split = checking.split(file, backends.as_deref());
+    let (backends, split) = match mode {
+        Mode::Declared => {
+            let backends = checking.backends(file);
+            let split = checking.split(file, backends.as_deref());
+            (backends, split)
+        }
+        Mode::Rollout => {
+            checking.nothing_declared(file);
+            (None, None)
+        }
+    };
     let routes = checking.routes(file);
     let sticky = file.sticky.get().map(|sticky| checking.sticky(sticky, folder));
     let replica = checking.replica(file);
     if !checking.problems.is_empty() {
         return None;
     }
+    let (ports, listeners) = ports(listeners);
+    let (sticky, override_, policy) = (sticky.flatten(), override_(file), policy(file));
+    let what = match mode {
+        Mode::Declared => What::Declared(Declared {
+            backends: backends?,
+            split: split?,
+            routes,
+            sticky,
+            override_,
+            policy,
+            dns_interval: file.dns.get().and_then(|dns| dns.interval.value()).unwrap_or(DNS_INTERVAL),
+        }),
+        Mode::Rollout => {
+            let overlay = Overlay { routes, sticky, override_, policy, ..Overlay::default() };
+            What::Rollout(file.rollout.value()?, overlay)
+        }
+    };
     Some(Config {
         proxy: proxy::Settings {
-            listeners: listeners.into_iter().map(|(address, _)| Listener { address }).collect(),
+            listeners,
             workers: file.workers.or(None).unwrap_or_else(proxy::cores),
             drain: drain(file),
         },
         admin,
         replica,
         log: log(file),
-        declared: Declared {
-            backends: backends?,
-            split: split?,
-            routes,
-            sticky: sticky.flatten(),
-            override_: override_(file),
-            policy: policy(file),
-            dns_interval: file.dns.get().and_then(|dns| dns.interval.value()).unwrap_or(DNS_INTERVAL),
-        },
+        ports,
+        what,
     })
 }
 
+/// An address that is listened on, its place, and the application's port behind it.
+struct Listening {
+    address: SocketAddr,
+    at: At,
+    port: PortName,
+}
+
+/// Every port once, in the order of the listeners, which become pointed at their ports by number.
+fn ports(listeners: Vec<Listening>) -> (Vec<PortName>, Vec<Listener>) {
+    let mut ports: Vec<PortName> = Vec::new();
+    let listeners = listeners
+        .into_iter()
+        .map(|Listening { address, port, .. }| {
+            let number = ports.iter().position(|known| *known == port).unwrap_or_else(|| {
+                ports.push(port);
+                ports.len() - 1
+            });
+            Listener { address, port: number }
+        })
+        .collect();
+    (ports, listeners)
+}
+
 struct Checking<'a> {
+    mode: Mode,
     /// The names of all backends; `None` when not all are known, so that no name can be called wrong.
     names: Option<Vec<String>>,
     expressions: usize,
@@ -76,29 +129,53 @@ impl Checking<'_> {
         self.problems.add(at, complaint);
     }
 
-    fn listeners(&mut self, file: &File) -> Vec<(SocketAddr, At)> {
+    fn listeners(&mut self, file: &File) -> Vec<Listening> {
         if file.listeners.is_absent() {
             let complaint = Complaint::new("expected at least one listener, found none");
             let help = "add `listeners: [{ address: 127.0.0.1:8080 }]`, or --listen :8080";
             self.complain(&file.at.missing("listeners"), complaint.help(help));
         }
-        let mut listeners: Vec<(SocketAddr, At)> = Vec::new();
-        for leaf in file.listeners.get().iter().flat_map(|list| &list.0).filter_map(|item| item.address.get()) {
-            let earlier = listeners.iter().find(|(earlier, _)| overlap(*earlier, leaf.value));
-            if let Some((_, earlier)) = earlier {
-                let complaint = Complaint::new(format!("{} is listened on twice", leaf.value));
-                self.problems.add(&leaf.at, complaint.also(earlier, "here already").help("keep one of the two"));
+        let mut listeners: Vec<Listening> = Vec::new();
+        for item in file.listeners.get().iter().flat_map(|list| &list.0) {
+            if let (Some(port), Mode::Declared) = (item.port.get(), self.mode) {
+                let complaint =
+                    Complaint::new("a listener has a port of the application only where a Rollout is followed");
+                let help = "leave it out: the endpoints of backends name their ports themselves";
+                self.problems.add(&port.at, complaint.help(help));
             }
-            listeners.push((leaf.value, leaf.at.clone()));
+            let Some(leaf) = item.address.get() else { continue };
+            if let Some(earlier) = listeners.iter().find(|earlier| overlap(earlier.address, leaf.value)) {
+                let complaint = Complaint::new(format!("{} is listened on twice", leaf.value));
+                self.problems.add(&leaf.at, complaint.also(&earlier.at, "here already").help("keep one of the two"));
+            }
+            let port = item.port.or(PortName::default());
+            listeners.push(Listening { address: leaf.value, at: leaf.at.clone(), port });
         }
         listeners
     }
 
-    fn admin(&mut self, file: &File, listeners: &[(SocketAddr, At)]) -> Option<SocketAddr> {
+    /// Beside a Rollout only its two roles have names.
+    fn nothing_declared(&mut self, file: &File) {
+        self.names = Some([Role::Stable, Role::Canary].map(|role| role.as_str().to_owned()).into());
+        for (field, place) in [
+            ("backends", file.backends.get().map(|backends| &backends.at)),
+            ("split", file.split.get().map(|split| &split.at)),
+        ] {
+            let Some(place) = place else { continue };
+            let complaint = Complaint::new("a Rollout has the versions and their weights, so there are two answers");
+            let complaint = match file.rollout.get() {
+                Some(rollout) => complaint.also(&rollout.at, "the Rollout is named here"),
+                None => complaint,
+            };
+            self.problems.add(place, complaint.help(format!("leave out `{field}`, or the Rollout")));
+        }
+    }
+
+    fn admin(&mut self, file: &File, listeners: &[Listening]) -> Option<SocketAddr> {
         let leaf = file.admin.get()?.address.get()?;
-        if let Some((_, listener)) = listeners.iter().find(|(listener, _)| overlap(*listener, leaf.value)) {
+        if let Some(listener) = listeners.iter().find(|listener| overlap(listener.address, leaf.value)) {
             let complaint = Complaint::new(format!("{} is a listener's address too", leaf.value));
-            let complaint = complaint.also(listener, "traffic is listened for here");
+            let complaint = complaint.also(&listener.at, "traffic is listened for here");
             self.problems.add(&leaf.at, complaint.help("choose another port for one of the two"));
         }
         Some(leaf.value)
@@ -214,6 +291,7 @@ impl Checking<'_> {
         let Some(names) = self.names.as_ref().filter(|names| !names.contains(&name.value)) else { return };
         let help = match closest(&name.value, names.iter().map(String::as_str)) {
             Some(closest) => format!("did you mean `{closest}`?"),
+            None if self.mode == Mode::Rollout => "beside a Rollout there are `stable` and `canary`".to_owned(),
             None => format!("the backends are {}", names.join(", ")),
         };
         let complaint = Complaint::new(format!("there is no backend {}", quoted(&name.value))).help(help);

@@ -13,7 +13,9 @@ use crate::route::{MAX_TOTAL, Role};
 /// Settings from flags (or their environment variables), as they were typed.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
-    /// `--listen`: takes the place of the file's `listeners`.
+    /// `--rollout`: `NAMESPACE/NAME`. Its versions and weights are followed, instead of `stable` and `canary`.
+    pub rollout: Option<String>,
+    /// `--listen`: takes the place of the file's `listeners`. With a Rollout a container port may follow: `:8080=http`.
     pub listen: Vec<String>,
     /// `--admin`.
     pub admin: Option<String>,
@@ -34,6 +36,7 @@ pub struct Flags {
 impl Flags {
     /// Puts what the flags said over what the file said.
     pub(super) fn apply(&self, file: &mut File, problems: &mut Problems) {
+        one("--rollout", &self.rollout, &mut file.rollout, problems);
         self.listeners(file, problems);
         self.backends(file, problems);
         if let Some(text) = &self.replica {
@@ -67,9 +70,17 @@ impl Flags {
             return;
         }
         let listeners = self.listen.iter().map(|text| {
-            let mut listener = Listener::default();
-            listener.at = set("--listen", text, &mut listener.address, problems);
-            listener
+            let at = problems.flag("--listen", text);
+            let (address, port) = match text.split_once('=') {
+                Some((address, port)) => (address, Some(port)),
+                None => (text.as_str(), None),
+            };
+            let part = |span: std::ops::Range<usize>| Node::text(at.part(span.clone()), &text[span]);
+            Listener {
+                address: read(&part(0..address.len()), problems),
+                port: port.map_or(Field::Absent, |_| read(&part(address.len() + 1..text.len()), problems)),
+                at,
+            }
         });
         file.listeners = Field::Given(NonEmpty(listeners.collect()));
     }
@@ -84,6 +95,15 @@ impl Flags {
             .filter_map(|(flag, role, text)| Version::read(flag, role, text.as_deref()?, problems))
             .collect();
         let at = versions[0].at.clone();
+        if !file.rollout.is_absent() {
+            let complaint = Complaint::new("a Rollout has the versions and their weights, so there are two answers");
+            let complaint = match file.rollout.get() {
+                Some(rollout) => complaint.also(&rollout.at, "the Rollout is named here"),
+                None => complaint,
+            };
+            problems.add(&at, complaint.help("leave out --stable and --canary, or the Rollout"));
+            return;
+        }
         for (field, place) in [
             ("backends", file.backends.get().map(|backends| &backends.at)),
             ("split", file.split.get().map(|split| &split.at)),

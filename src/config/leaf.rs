@@ -259,6 +259,10 @@ impl Kind for LogLevel {
             let closest = closest(text, LEVELS);
             return Err(wrong::<Self>(text).maybe_help(closest.map(|level| format!("did you mean `{level}`?"))));
         }
+        // Its parser panics over some other spaces than those of ASCII.
+        if !text.is_ascii() {
+            return Err(wrong::<Self>(text).help("directives are written in ASCII"));
+        }
         match tracing_subscriber::EnvFilter::try_new(text) {
             Ok(_) => Ok(text.to_owned()),
             Err(error) => Err(wrong::<Self>(text).note(error.to_string())),

@@ -33,10 +33,12 @@ mod tests;
 pub use flags::Flags;
 pub use problem::{Problem, Problems};
 
+use std::fmt;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::route::PortName;
 use crate::route::picker::Turn;
 use crate::{proxy, source};
 use problem::Complaint;
@@ -53,8 +55,35 @@ pub struct Config {
     pub replica: Option<Replica>,
     /// At start only.
     pub log: Log,
-    /// Takes effect at start and at every reload.
-    pub declared: source::Declared,
+    /// The application's ports, which the listeners point at by number. At start only.
+    pub ports: Vec<PortName>,
+    pub what: What,
+}
+
+/// Where the versions and their weights come from. Which of the two it is, is settled at start.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// From here. Takes effect at start and at every reload.
+    Declared(source::Declared),
+    /// From a Rollout (at start only); the rest is from here and takes effect at start and at every reload.
+    Rollout(RolloutName, source::Overlay),
+}
+
+/// Which Argo Rollout is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutName {
+    /// `None`: it was not written with the name.
+    pub namespace: Option<String>,
+    pub name: String,
+}
+
+impl fmt::Display for RolloutName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{namespace}/{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
 }
 
 /// This process's place among several that share one split and take turns.
@@ -89,10 +118,19 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// The Rollout that is followed, if one is.
+    pub fn rollout(&self) -> Option<&RolloutName> {
+        match &self.what {
+            What::Declared(_) => None,
+            What::Rollout(name, _) => Some(name),
+        }
+    }
+
     /// What `newer` would change, and only a restart can: one sentence each.
     pub fn needs_restart(&self, newer: &Config) -> Vec<String> {
         let changes = [
-            ("listeners", self.proxy.listeners != newer.proxy.listeners),
+            ("listeners", self.proxy.listeners != newer.proxy.listeners || self.ports != newer.ports),
+            ("rollout", self.rollout() != newer.rollout()),
             ("admin", self.admin != newer.admin),
             ("workers", self.proxy.workers != newer.proxy.workers),
             ("drain", self.proxy.drain != newer.proxy.drain),

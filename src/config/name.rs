@@ -3,9 +3,10 @@
 use http::header::HeaderName;
 use schemars::{Schema, json_schema};
 
+use super::RolloutName;
 use super::leaf::{Kind, Printed, wrong};
 use super::problem::{Complaint, quoted};
-use crate::route::matches;
+use crate::route::{PortName, matches};
 
 /// The name of a backend, which also becomes a label in metrics and a value in headers.
 #[derive(Clone, Debug)]
@@ -33,6 +34,89 @@ impl Kind for BackendName {
     fn schema() -> Schema {
         json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$" })
     }
+}
+
+/// A port of the application's containers, by its name or its number.
+#[derive(Clone, Debug)]
+pub(super) struct ContainerPort;
+
+impl Kind for ContainerPort {
+    type Value = PortName;
+
+    fn what() -> String {
+        "the name or the number of a container port such as `http` or `8080`".to_owned()
+    }
+
+    /// Kubernetes checks the names of ports by the rules of RFC 6335, section 5.1.
+    fn parse(text: &str, _: bool) -> Result<PortName, Complaint> {
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let number = text.parse::<u16>().ok().filter(|number| *number > 0);
+            let number = number.ok_or_else(|| wrong::<Self>(text).help("a port's number is from 1 to 65535"))?;
+            return Ok(PortName::new(&number.to_string()));
+        }
+        let good = (1..=15).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && text.bytes().any(|byte| byte.is_ascii_lowercase())
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+            && !text.contains("--");
+        good.then(|| PortName::new(text)).ok_or_else(|| {
+            wrong::<Self>(text)
+                .help("a name has 1 to 15 small letters, digits and single `-` between them, and at least one letter")
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["string", "integer"], "pattern": "^[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?$" })
+    }
+
+    fn print<'a>(value: &PortName, _: &'a str) -> Printed<'a> {
+        match value.as_str().parse() {
+            Ok(number) => Printed::Number(number),
+            Err(_) => Printed::Text(value.as_str().to_owned().into()),
+        }
+    }
+}
+
+/// An Argo Rollout.
+#[derive(Clone, Debug)]
+pub(super) struct Rollout;
+
+impl Kind for Rollout {
+    type Value = RolloutName;
+
+    fn what() -> String {
+        "a namespace and the name of a Rollout such as `services/shop`".to_owned()
+    }
+
+    fn parse(text: &str, _: bool) -> Result<RolloutName, Complaint> {
+        let (namespace, name) = match text.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, text),
+        };
+        if namespace.is_some_and(|namespace| !is_dns_label(namespace)) {
+            return Err(wrong::<Self>(text)
+                .help("a namespace has 1 to 63 small letters, digits and `-`, with a letter or a digit at both ends"));
+        }
+        if name.len() > 253 || !name.split('.').all(is_dns_label) {
+            return Err(wrong::<Self>(text).help(
+                "a Rollout's name has 1 to 253 small letters, digits, `-` and `.`, with a letter or a digit at both ends",
+            ));
+        }
+        Ok(RolloutName { namespace: namespace.map(str::to_owned), name: name.to_owned() })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[a-z0-9]([-.a-z0-9]*[a-z0-9])?$" })
+    }
+}
+
+/// RFC 1123, section 2.1, as Kubernetes reads it.
+fn is_dns_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// The name of a header.

@@ -26,6 +26,14 @@ fn bad(text: &str) -> Problems {
     }
 }
 
+/// What it declares by itself, without a Rollout.
+fn declared(config: &Config) -> source::Declared {
+    match &config.what {
+        What::Declared(declared) => declared.clone(),
+        What::Rollout(name, _) => panic!("it follows {name}"),
+    }
+}
+
 /// Two configurations that print the same are the same; expressions have no other way to be compared.
 fn same(one: &Config, other: &Config) -> bool {
     format!("{one:?}") == format!("{other:?}")
@@ -43,9 +51,9 @@ fn the_examples_are_good() {
 #[test]
 fn the_first_example_means_what_it_says() {
     let config = load(&here("examples/splitway.yaml"), &Flags::default()).unwrap();
-    assert_eq!(config.proxy.listeners, [proxy::Listener { address: "127.0.0.1:8080".parse().unwrap() }]);
+    assert_eq!(config.proxy.listeners, [proxy::Listener { address: "127.0.0.1:8080".parse().unwrap(), port: 0 }]);
     assert_eq!(config.admin, Some("127.0.0.1:9090".parse().unwrap()));
-    let declared = &config.declared;
+    let declared = &declared(&config);
     assert_eq!(declared.split.to_string(), "stable 945, canary 55 of 1000");
     let roles: Vec<_> = declared.backends.iter().map(|backend| backend.role).collect();
     assert_eq!(roles, [Role::Stable, Role::Canary]);
@@ -184,25 +192,35 @@ fn a_secret_is_read_beside_the_file_without_its_line_break() {
     let file = folder.path().join("splitway.yaml");
     std::fs::write(&file, format!("{MINIMAL}sticky: {{ cookie: {{ secret-file: secret }} }}\n")).unwrap();
     let config = load(&file, &Flags::default()).unwrap();
-    let secret = config.declared.sticky.unwrap().cookie.unwrap().secret.unwrap();
+    let secret = declared(&config).sticky.unwrap().cookie.unwrap().secret.unwrap();
     assert_eq!(secret, b"0123456789abcdef");
 }
 
 #[test]
 fn the_least_file_gets_every_default() {
     let config = good(MINIMAL);
-    assert_eq!(config.declared.split.to_string(), "stable 1 of 1");
-    assert_eq!(config.declared.policy, Default::default());
+    assert_eq!(declared(&config).split.to_string(), "stable 1 of 1");
+    assert_eq!(declared(&config).policy, Default::default());
     assert_eq!(config.proxy.drain, Default::default());
     assert!(config.proxy.workers >= 1);
-    assert_eq!((config.admin, config.replica, config.declared.override_), (None, None, None));
+    assert_eq!(declared(&config).override_, None);
+    assert_eq!((config.admin, config.replica), (None, None));
     assert_eq!(config.log, Log { level: "info".to_owned(), format: LogFormat::Auto });
+}
+
+#[test]
+fn log_directives_beyond_ascii_are_refused() {
+    // The parser that is given the directives panics over these.
+    for text in ["\u{202f}a=", " \u{a90}u=", "info,\u{3000}x=debug"] {
+        let problems = bad(&format!("{MINIMAL}log: {{ level: \"{text}\" }}\n"));
+        assert!(problems.to_string().contains("in ASCII"), "{problems}");
+    }
 }
 
 #[test]
 fn durations_and_sizes_are_read_in_their_usual_forms() {
     let timeout = |text: &str| {
-        good(&format!("{MINIMAL}timeouts: {{ idle: {text} }}\n")).declared.policy.timeouts.idle.as_millis()
+        declared(&good(&format!("{MINIMAL}timeouts: {{ idle: {text} }}\n"))).policy.timeouts.idle.as_millis()
     };
     for (text, milliseconds) in [
         ("500ms", 500),
@@ -215,7 +233,7 @@ fn durations_and_sizes_are_read_in_their_usual_forms() {
         assert_eq!(timeout(text), milliseconds, "{text}");
     }
     let limit =
-        |text: &str| good(&format!("{MINIMAL}limits: {{ body-bytes: {text} }}\n")).declared.policy.limits.body_bytes;
+        |text: &str| declared(&good(&format!("{MINIMAL}limits: {{ body-bytes: {text} }}\n"))).policy.limits.body_bytes;
     for (text, bytes) in [
         ("0", Some(0)),
         ("65536", Some(65_536)),
@@ -232,7 +250,7 @@ fn durations_and_sizes_are_read_in_their_usual_forms() {
 fn aliases_repeat_a_value() {
     let config =
         good("listeners: [{ address: ':0' }]\nbackends:\n  stable: &one { endpoints: [':1'] }\n  canary: *one\n");
-    assert_eq!(config.declared.backends[0].endpoints, config.declared.backends[1].endpoints);
+    assert_eq!(declared(&config).backends[0].endpoints, declared(&config).backends[1].endpoints);
 }
 
 #[test]
@@ -277,7 +295,7 @@ fn flags(stable: &str, canary: &str) -> Flags {
 fn flags_alone_give_an_exact_split() {
     let check = |stable: &str, canary: &str, split: &str| {
         let config = from_flags(&flags(stable, canary)).unwrap_or_else(|problems| panic!("{problems}"));
-        assert_eq!(config.declared.split.to_string(), split);
+        assert_eq!(declared(&config).split.to_string(), split);
         config
     };
     let config = check(":9001", ":9002=5.5%", "stable 945, canary 55 of 1000");
@@ -287,7 +305,7 @@ fn flags_alone_give_an_exact_split() {
     check(":9001=99.9%", ":9002", "stable 999, canary 1 of 1000");
     check(":9001=495", "a.local:9002=505", "stable 495, canary 505 of 1000");
     let config = check(":9001,:9003", "a:1,[::1]:2=50%", "stable 50, canary 50 of 100");
-    assert_eq!(config.declared.backends.iter().map(|backend| backend.endpoints.len()).collect::<Vec<_>>(), [2, 2]);
+    assert_eq!(declared(&config).backends.iter().map(|backend| backend.endpoints.len()).collect::<Vec<_>>(), [2, 2]);
 }
 
 #[test]
@@ -353,7 +371,7 @@ fn flags_override_the_file() {
     assert_eq!(config.admin, Some("0.0.0.0:3".parse().unwrap()));
     assert_eq!(config.proxy.workers, 3);
     assert_eq!(config.proxy.drain, proxy::Drain { delay: seconds(0), timeout: seconds(60) });
-    assert_eq!(config.declared.dns_interval, seconds(1) / 4);
+    assert_eq!(declared(&config).dns_interval, seconds(1) / 4);
     assert_eq!(config.replica, Some(Replica { index: 2, of: 3, seed: "splitway".to_owned() }));
     assert_eq!(config.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
 }
@@ -371,6 +389,98 @@ fn versions_from_flags_and_from_the_file_are_two_answers() {
     let shown = problems.to_string();
     assert_eq!(problems.count(), 1);
     assert!(shown.contains("--stable:1:1") && shown.contains("test.yaml:2:11"), "{shown}");
+}
+
+const SHOP: &str = "rollout: services/shop\n";
+
+/// What goes beside the Rollout that it follows.
+fn overlay(config: &Config) -> source::Overlay {
+    match &config.what {
+        What::Rollout(_, overlay) => overlay.clone(),
+        What::Declared(declared) => panic!("it declares {declared:?}"),
+    }
+}
+
+#[test]
+fn listeners_point_at_the_ports_of_a_rollout_by_number_in_the_order_in_which_ports_are_named() {
+    let config = good(&format!(
+        "{SHOP}listeners:\n\
+         - {{ address: ':1', port: http }}\n- {{ address: ':2', port: 05000 }}\n- {{ address: ':3' }}\n\
+         - {{ address: ':4', port: '5000' }}\n- {{ address: ':5', port: http }}\n"
+    ));
+    assert_eq!(config.ports.iter().map(PortName::as_str).collect::<Vec<_>>(), ["http", "5000", ""]);
+    assert_eq!(config.proxy.listeners.iter().map(|listener| listener.port).collect::<Vec<_>>(), [0, 1, 2, 1, 0]);
+    assert_eq!(config.rollout().map(ToString::to_string).as_deref(), Some("services/shop"));
+    let one = good(MINIMAL);
+    assert_eq!((one.ports, one.proxy.listeners[0].port), (vec![PortName::default()], 0));
+}
+
+#[test]
+fn flags_name_a_rollout_and_the_ports_behind_its_listeners() {
+    let with = |rollout: &str, listen: &[&str], stable: &str| {
+        let listen = listen.iter().map(|text| (*text).to_owned()).collect();
+        Flags { rollout: Some(rollout.to_owned()), listen, ..flags(stable, "") }
+    };
+    let follow = with("services/shop", &[":8080=http", "[::1]:8081=5001", ":8082"], "");
+    let config = from_flags(&follow).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.ports.iter().map(PortName::as_str).collect::<Vec<_>>(), ["http", "5001", ""]);
+    assert_eq!(config.proxy.listeners[1], proxy::Listener { address: "[::1]:8081".parse().unwrap(), port: 1 });
+    assert!(overlay(&config).routes.is_empty());
+    assert!(round_trip(None, &follow).contains("rollout: services/shop"));
+    let bare = from_flags(&with("shop", &[":8080"], "")).unwrap();
+    assert_eq!(bare.rollout(), Some(&RolloutName { namespace: None, name: "shop".to_owned() }));
+
+    let check = |flags: Flags, expected: &str| {
+        let problems = from_flags(&flags).expect_err(expected).one_line();
+        assert_eq!(problems, expected);
+    };
+    check(
+        with("services/shop", &[":8080=gRPC"], ""),
+        "--listen:1:7: expected the name or the number of a container port such as `http` or `8080`, found \"gRPC\" \
+         (a name has 1 to 15 small letters, digits and single `-` between them, and at least one letter)",
+    );
+    check(
+        with("services/shop", &[":8080"], ":9001"),
+        "--stable:1:1: a Rollout has the versions and their weights, so there are two answers \
+         (leave out --stable and --canary, or the Rollout)",
+    );
+    check(
+        Flags { rollout: None, ..with("", &[":8080=http"], ":9001") },
+        "--listen:1:7: a listener has a port of the application only where a Rollout is followed \
+         (leave it out: the endpoints of backends name their ports themselves)",
+    );
+    for wrong in ["", "/shop", "services/", "a/b/c", "services/Shop", "-a/shop", "services/shop."] {
+        assert!(from_flags(&with(wrong, &[":8080"], "")).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn beside_a_rollout_there_may_be_everything_that_is_not_a_version_or_its_weight() {
+    let config = good(&format!(
+        "{SHOP}listeners: [{{ address: ':0' }}]\n\
+         routes:\n- {{ name: testers, backend: canary, match: [{{ headers: {{ x-tester: yes }} }}] }}\n\
+         - {{ name: half, split: {{ canary: 50%, stable: 50% }}, match: [{{ path: {{ prefix: /new }} }}] }}\n\
+         sticky: {{ cookie: {{}} }}\noverride: {{}}\nversion-header: x-version\n"
+    ));
+    let overlay = overlay(&config);
+    assert!(matches!(&overlay.routes[0].action, Action::Send(role) if role.as_str() == "canary"));
+    assert!(
+        matches!(&overlay.routes[1].action, Action::Split(shares) if shares.to_string() == "canary 50, stable 50 of 100")
+    );
+    assert!(overlay.sticky.is_some() && overlay.override_.is_some() && overlay.policy.version_header.is_some());
+}
+
+#[test]
+fn another_rollout_or_port_takes_effect_at_the_next_start() {
+    let listen = |port: &str| good(&format!("{SHOP}listeners: [{{ address: ':0', port: {port} }}]\n"));
+    let changes = |newer: &Config| -> Vec<String> {
+        let changed = listen("http").needs_restart(newer);
+        changed.iter().map(|note| note.split(' ').next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(changes(&listen("http")), [""; 0]);
+    assert_eq!(changes(&listen("grpc")), ["listeners"]);
+    assert_eq!(changes(&good("rollout: services/other\nlisteners: [{ address: ':0', port: http }]\n")), ["rollout"]);
+    assert_eq!(changes(&good(MINIMAL)), ["listeners", "rollout"]);
 }
 
 /// Printing and reading again gives the same.
@@ -441,7 +551,7 @@ proptest! {
             quoted(&salt), quoted(&name), quoted(&value),
         );
         if let Ok(config) = parse(&text, "test.yaml", &Flags::default()) {
-            prop_assert_eq!(&config.declared.sticky.as_ref().unwrap().salt, &salt);
+            prop_assert_eq!(&declared(&config).sticky.unwrap().salt, &salt);
             round_trip(Some((&text, "test.yaml")), &Flags::default());
         }
     }

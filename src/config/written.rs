@@ -9,7 +9,9 @@ use super::LogFormat;
 use super::address::{EndpointAddress, ListenAddress, Network};
 use super::amount::{CookieAge, Count, Delay, LookupInterval, Size, Wait, WeightKind, Workers};
 use super::leaf::{Leaf, LogLevel, OneOf, OnlyTrue, OrNone, Switch, Text, Word};
-use super::name::{BackendName, Expression, HeaderKind, Method, PathText, QueryName, Token, ValueText};
+use super::name::{
+    BackendName, ContainerPort, Expression, HeaderKind, Method, PathText, QueryName, Rollout, Token, ValueText,
+};
 use super::node::{Content, Node};
 use super::problem::Problems;
 use super::read::{Field, Fields, List, Named, NonEmpty, Read, inline_schema, refuse, written};
@@ -26,8 +28,12 @@ written! {
             "listeners" listeners: NonEmpty<Listener>;
             /// Metrics, health and explanations, apart from traffic. Taken at start only. Default: none.
             "admin" admin: Admin;
+            /// The Argo Rollout to follow, as `NAMESPACE/NAME`: it has the versions and their weights, so there is no
+            /// `backends` and no `split` beside it, and `routes` lead to `stable` and `canary`. Taken at start only.
+            /// Default: none.
+            "rollout" rollout: Leaf<Rollout>;
             /// The versions of the application, by name. Exactly one is stable, at most one canary. Required here or as
-            /// `--stable` and `--canary`.
+            /// `--stable` and `--canary`, unless a Rollout is followed.
             "backends" backends: Named<BackendName, Backend>;
             /// How much each backend gets: whole numbers with any total up to 1,000,000, or percentages such as `5.5%`
             /// (at most four digits after the point) that add up to exactly 100 %. A backend that is not named gets
@@ -73,6 +79,11 @@ written! {
         required {
             /// An IP address and a port; port 0 is any free one. `:8080` is `0.0.0.0:8080`: all IPv4 interfaces.
             "address" address: Leaf<ListenAddress>;
+        }
+        optional {
+            /// The port of the Rollout's containers that gets what comes in here, by name or number. Each port has an
+            /// exact split of its own. Only with a Rollout: `backends` name their ports themselves.
+            "port" port: Leaf<ContainerPort>;
         }
     }
 

@@ -3,22 +3,25 @@
 //! A source (file, demo script, test) sends what it saw last through [`channel`]; [`run`] compiles it into a snapshot and
 //! publishes that. Whatever cannot be compiled is refused, counted and shown, and the last good snapshot keeps serving.
 
+pub mod cluster;
 pub mod plan;
 pub mod rollout;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
 use crate::metrics::Metrics;
 use crate::route::live::Publisher;
-use crate::route::{Generation, Identity, Routing, Snapshot};
+use crate::route::picker::Turn;
+use crate::route::{Checked, Generation, Identity, PortName, Routing, Snapshot};
 
 /// What a source saw last: always the whole picture, never a difference.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    pub routing: Routing,
+    /// One per port, in the order of the settings.
+    pub routings: Vec<Routing>,
     /// Where it comes from, for people: a file's path, `flags`, `demo`.
     pub origin: String,
     /// What an operator should know about it: names that do not resolve, settings that need a restart.
@@ -26,6 +29,17 @@ pub struct Observed {
     /// The source has said something since that was refused, and has not taken it back: what changed now came from
     /// elsewhere, such as a name's addresses.
     pub refusal_stands: bool,
+    /// This process's place among its replicas, if the source knows it; else the one from the start stays.
+    pub turn: Option<Turn>,
+    /// When the news behind it came in, if the source measures that.
+    pub since: Option<Instant>,
+}
+
+impl Observed {
+    /// What nothing need be said about.
+    pub fn plain(routings: Vec<Routing>, origin: &str) -> Self {
+        Self { routings, origin: origin.to_owned(), notes: Vec::new(), refusal_stands: false, turn: None, since: None }
+    }
 }
 
 /// A source found something that it could not read.
@@ -67,21 +81,30 @@ pub async fn run(
     metrics: Arc<Metrics>,
     status: watch::Sender<Status>,
 ) {
+    // Every port keeps its identity for life.
+    let mut ports: Vec<(PortName, Identity)> =
+        metrics.ports().iter().map(|port| (port.clone(), identity.at(port))).collect();
     while let Some(observation) = observations.recv().await {
-        let outcome =
-            observation.and_then(|Observed { routing, origin, notes, refusal_stands }| {
-                match Snapshot::build(routing, &identity, publisher.current().as_deref()) {
-                    Ok(snapshot) => Ok((snapshot, origin, notes, refusal_stands)),
-                    Err(error) => Err(Rejected { origin, message: error.to_string() }),
-                }
-            });
+        let outcome = observation.and_then(|observed| {
+            let Observed { routings, origin, notes, refusal_stands, turn, since } = observed;
+            if let Some(turn) = turn {
+                ports.iter_mut().for_each(|(_, identity)| identity.turn = turn);
+            }
+            match compile(routings, &ports, &publisher) {
+                Ok(snapshots) => Ok((snapshots, origin, notes, refusal_stands, since)),
+                Err(message) => Err(Rejected { origin, message }),
+            }
+        });
         let now = SystemTime::now();
         match outcome {
-            Ok((snapshot, origin, notes, refusal_stands)) => {
-                let generation = snapshot.generation();
-                let split = snapshot.shares().to_string();
-                publisher.publish(snapshot);
+            Ok((snapshots, origin, notes, refusal_stands, since)) => {
+                let split = splits(&snapshots, &ports);
+                publisher.publish(snapshots);
+                let generation = publisher.generation();
                 metrics.reloads.good.add(1);
+                if let Some(since) = since {
+                    metrics.api.propagation.record(since.elapsed().as_nanos() as u64);
+                }
                 tracing::info!(generation = generation.0, origin, split, "snapshot is live");
                 for note in &notes {
                     tracing::warn!(generation = generation.0, origin, "{note}");
@@ -104,6 +127,35 @@ pub async fn run(
     }
 }
 
+/// The snapshots of all ports, or why one of them cannot be. A split is in force once it is built, so everything that can
+/// fail comes first, for every port: a refusal of one leaves all of them as they are.
+fn compile(
+    routings: Vec<Routing>,
+    ports: &[(PortName, Identity)],
+    publisher: &Publisher,
+) -> Result<Vec<Snapshot>, String> {
+    if routings.len() != ports.len() {
+        return Err(format!("expected a routing for each of {} ports, found {}", ports.len(), routings.len()));
+    }
+    let checked = routings
+        .into_iter()
+        .zip(ports)
+        .map(|(routing, (port, _))| Snapshot::check(routing).map_err(|error| at(port, &error.to_string())))
+        .collect::<Result<Vec<_>, _>>()?;
+    let build = |(i, checked): (usize, Checked)| checked.build(&ports[i].1, publisher.current(i).as_deref());
+    Ok(checked.into_iter().enumerate().map(build).collect())
+}
+
+/// Every port's split, for people.
+fn splits(snapshots: &[Snapshot], ports: &[(PortName, Identity)]) -> String {
+    let split = |(snapshot, (port, _)): (&Snapshot, &(PortName, _))| at(port, &snapshot.shares().to_string());
+    snapshots.iter().zip(ports).map(split).collect::<Vec<_>>().join("; ")
+}
+
+fn at(port: &PortName, text: &str) -> String {
+    if port.is_unnamed() { text.to_owned() } else { format!("port {}: {text}", port.as_str()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,13 +173,13 @@ mod tests {
             override_: None,
             policy: Policy::default(),
         };
-        Ok(Observed { routing, origin: "test".to_owned(), notes: vec!["note".to_owned()], refusal_stands })
+        Ok(Observed { notes: vec!["note".to_owned()], refusal_stands, ..Observed::plain(vec![routing], "test") })
     }
 
     /// What the source could read, and nothing can serve: no backend at all.
     fn impossible() -> Result<Observed, Rejected> {
         let mut observed = observed(false)?;
-        observed.routing.backends.clear();
+        observed.routings[0].backends.clear();
         Ok(observed)
     }
 
@@ -138,8 +190,8 @@ mod tests {
     /// Follows these observations; returns the last state, and how many were good and bad.
     async fn after(observations: Vec<Result<Observed, Rejected>>) -> (Status, u64, u64) {
         let (sender, receiver) = channel();
-        let (publisher, live) = crate::route::live::channel();
-        let metrics = Arc::new(Metrics::new(1, live));
+        let (publisher, live) = crate::route::live::channel(1);
+        let metrics = Arc::new(Metrics::new(1, live, vec![PortName::default()]));
         let (status, view) = watch::channel(Status::default());
         let follow = tokio::spawn(run(receiver, publisher, Identity::random(), metrics.clone(), status));
         for observation in observations {

@@ -165,6 +165,17 @@ impl Rollout {
         }
     }
 
+    /// The Services of running experiments that take a share.
+    pub fn experiment_services(&self) -> impl Iterator<Item = &str> {
+        let canary = self.status.as_ref().and_then(|status| status.canary.as_ref());
+        let weights = canary.and_then(|canary| canary.weights.as_ref());
+        weights
+            .and_then(|weights| weights.additional.as_deref())
+            .into_iter()
+            .flatten()
+            .filter_map(|one| name(&one.service_name))
+    }
+
     pub(super) fn canary(&self) -> Option<&Canary> {
         self.spec.strategy.as_ref()?.canary.as_ref()
     }

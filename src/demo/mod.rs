@@ -23,7 +23,7 @@ use crate::control::{Observed, Sender};
 use crate::metrics;
 use crate::metrics::cells::QuantileCounts;
 use crate::route::policy::Policy;
-use crate::route::{Backend, Generation, Identity, Role, Routing, Shares, VersionHash};
+use crate::route::{Backend, Generation, Identity, PortName, Role, Routing, Shares, VersionHash};
 use crate::{Bound, Running, Settings, control, proxy};
 
 use app::App;
@@ -121,12 +121,14 @@ fn bind(options: &Options) -> io::Result<(Bound, Vec<Moved>)> {
     };
     let bound = crate::bind(Settings {
         proxy: proxy::Settings {
-            listeners: vec![proxy::Listener { address: free("proxy", options.listen) }],
+            listeners: vec![proxy::Listener { address: free("proxy", options.listen), port: 0 }],
             workers: proxy::cores(),
             drain: proxy::Drain::default(),
         },
         admin: Some(free("admin listener", options.admin)),
         identity: Identity::random(),
+        ports: vec![PortName::default()],
+        following: None,
     })?;
     Ok((bound, moved))
 }
@@ -173,7 +175,7 @@ impl Rollout {
             override_: None,
             policy: Policy { version_header: Some(HeaderName::from_static("splitway-version")), ..Policy::default() },
         };
-        let observed = Observed { routing, origin: "demo".to_owned(), notes: Vec::new(), refusal_stands: false };
+        let observed = Observed::plain(vec![routing], "demo");
         // Nobody listens any more: the demo ends.
         let _ = self.observations.send(Ok(observed)).await;
     }
@@ -221,8 +223,8 @@ struct Account {
 impl Account {
     /// Counters are read one after another while requests come in; a reading in which they agree is soon found.
     fn take(running: &Running) -> Self {
-        let snapshot = running.live().current();
-        let read = || metrics::Account::of(&running.metrics().totals(), snapshot.as_deref());
+        let snapshot = running.live().current(0);
+        let read = || metrics::Account::of(&running.metrics().totals(), 0, snapshot.as_deref());
         let agrees = |account: &metrics::Account| {
             account.versions.iter().map(|version| version.sent).sum::<u64>() == account.requests
         };

@@ -1,4 +1,4 @@
-//! The exact split's account: what was asked for, and what was given.
+//! The exact split's account at one port: what was asked for, and what was given.
 
 use super::Totals;
 use crate::route::{Role, Snapshot, VersionHash};
@@ -31,18 +31,20 @@ pub struct VersionAccount {
 }
 
 impl Account {
-    pub fn of(totals: &Totals, snapshot: Option<&Snapshot>) -> Self {
+    /// `snapshot` is the live one of that port.
+    pub fn of(totals: &Totals, port: usize, snapshot: Option<&Snapshot>) -> Self {
+        let at_port = || totals.versions.iter().filter(|one| one.port == port);
         let tally = snapshot.map(Snapshot::tally);
         let asked = tally.as_ref().map_or(&[][..], |tally| &tally.asked);
         let mut names: Vec<&VersionHash> =
-            totals.versions.iter().map(|one| &one.version).chain(asked.iter().map(|(version, _)| version)).collect();
+            at_port().map(|one| &one.version).chain(asked.iter().map(|(version, _)| version)).collect();
         names.sort();
         names.dedup();
         let total = snapshot.map_or(0, |snapshot| u64::from(snapshot.shares().total()));
-        let given: u64 = totals.versions.iter().map(|one| one.split).sum();
+        let given: u64 = at_port().map(|one| one.split).sum();
         let versions = names.into_iter().map(|version| {
             let weight = snapshot.map_or(0, |snapshot| u64::from(snapshot.weight(version)));
-            let sent = totals.split(version);
+            let sent = totals.split(port, version);
             VersionAccount {
                 version: version.clone(),
                 role: snapshot.and_then(|snapshot| {

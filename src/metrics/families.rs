@@ -1,6 +1,8 @@
 //! Every metric: its name, type, labels and help, and where its numbers come from. A name or a label is part of what we
 //! promise to dashboards and alerts; `tests/data/metrics.txt` lists them, and a test compares.
 
+mod following;
+
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
@@ -15,6 +17,7 @@ pub struct Family {
     /// As queries write it: a counter's ends in `_total`, that of build facts in `_info`.
     pub name: &'static str,
     pub kind: Kind,
+    /// `port` comes first, where there is one.
     pub labels: &'static [&'static str],
     pub help: &'static str,
     pub samples: Vec<Sample>,
@@ -31,9 +34,18 @@ pub enum Kind {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// One value per label of the family.
+    /// One value per label of the family. That of a port without a name is empty.
     pub labels: Vec<Cow<'static, str>>,
     pub value: Value,
+}
+
+impl Family {
+    /// A sample's labels as they are written: an unnamed port is no label. (Prometheus takes an empty label for a missing
+    /// one, so both mean the same.)
+    pub fn labels_of<'a>(&'a self, sample: &'a Sample) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
+        let all = self.labels.iter().copied().zip(sample.labels.iter().map(Cow::as_ref));
+        all.filter(|(label, value)| *label != PORT || !value.is_empty())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -47,24 +59,31 @@ pub enum Value {
     },
 }
 
-const VERSION: &[&str] = &["version"];
-const VERSION_ROLE: &[&str] = &["version", "role"];
+const PORT: &str = "port";
+const VERSION: &[&str] = &[PORT, "version"];
+const VERSION_ROLE: &[&str] = &[PORT, "version", "role"];
 
 /// Answers that every version starts with, at 0, so that `rate()` is 0 instead of missing.
 const CODES_FROM_THE_START: [u16; 5] = [200, 500, 502, 503, 504];
 
 /// Everything that is known now, in the order in which it is written.
 pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
-    let snapshot = metrics.live.current();
+    let snapshots: Vec<_> = (0..metrics.ports.len()).map(|port| metrics.live.current(port)).collect();
     let totals = metrics.totals();
-    let split = Account::of(&totals, snapshot.as_deref());
+    let port = |number: usize| -> Cow<'static, str> { metrics.ports[number].as_str().to_owned().into() };
+    let splits: Vec<(Cow<'static, str>, Account)> = snapshots
+        .iter()
+        .enumerate()
+        .map(|(number, snapshot)| (port(number), Account::of(&totals, number, snapshot.as_deref())))
+        .collect();
+    let version_role = |one: &VersionTotals| version_role(port(one.port), one);
     let each = |value: &dyn Fn(&VersionTotals) -> Value| {
         totals.versions.iter().map(|one| sample(version_role(one), value(one))).collect::<Vec<_>>()
     };
     // What the live snapshot says of a version in a role; 0 for what is no longer there.
     let planned = |value: &dyn Fn(&Snapshot, usize) -> u64| {
         each(&|one| {
-            let found = snapshot.as_deref().and_then(|snapshot| {
+            let found = snapshots[one.port].as_deref().and_then(|snapshot| {
                 let index = snapshot
                     .backends()
                     .iter()
@@ -75,14 +94,14 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
         })
     };
 
-    vec![
+    let mut families = vec![
         Family {
             name: "splitway_requests_total",
             kind: Kind::Counter,
-            labels: &["version", "role", "method", "code", "reason", "route", "failure"],
+            labels: &[PORT, "version", "role", "method", "code", "reason", "route", "failure"],
             help: "Requests by the version that answered, or failed last. reason: why it was chosen; route: the route \
                    that decided; failure: what went wrong on our way, if anything.",
-            samples: totals.versions.iter().flat_map(|one| requests(&totals, one)).collect(),
+            samples: totals.versions.iter().flat_map(|one| requests(&totals, one, &version_role(one))).collect(),
         },
         Family {
             name: "splitway_uncounted_requests_total",
@@ -121,7 +140,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
         Family {
             name: "splitway_upstream_failures_total",
             kind: Kind::Counter,
-            labels: &["version", "role", "failure"],
+            labels: &[PORT, "version", "role", "failure"],
             help: "Failed tries, by the version that failed, also when a later try succeeded.",
             samples: totals
                 .versions
@@ -163,16 +182,16 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
         Family {
             name: "splitway_split_total_weight",
             kind: Kind::Gauge,
-            labels: &[],
+            labels: &[PORT],
             help: "What the weights of the live split add up to; 0 before the first snapshot.",
-            samples: one(Value::Count(split.total)),
+            samples: splits.iter().map(|(port, split)| sample(vec![port.clone()], Value::Count(split.total))).collect(),
         },
         Family {
             name: "splitway_split_asked_ratio",
             kind: Kind::Gauge,
             labels: VERSION,
             help: "The share of a version that the live split asks for, 0 to 1.",
-            samples: per_version(&split, |one| Value::Real(one.asked_ratio)),
+            samples: per_version(&splits, |one| Value::Real(one.asked_ratio)),
         },
         Family {
             name: "splitway_split_sent_ratio",
@@ -180,14 +199,14 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             labels: VERSION,
             help: "The share of a version in all that the exact split has given out since the process started, 0 to 1; \
                    0 before the first request.",
-            samples: per_version(&split, |one| Value::Real(one.sent_ratio.unwrap_or(0.0))),
+            samples: per_version(&splits, |one| Value::Real(one.sent_ratio.unwrap_or(0.0))),
         },
         Family {
             name: "splitway_split_requests_total",
             kind: Kind::Counter,
             labels: VERSION,
             help: "Requests that the exact split gave to a version, whatever became of them.",
-            samples: per_version(&split, |one| Value::Count(one.sent)),
+            samples: per_version(&splits, |one| Value::Count(one.sent)),
         },
         Family {
             name: "splitway_split_asked_requests_total",
@@ -195,7 +214,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             labels: VERSION,
             help: "Requests that an ideal split would have given to a version: the sum of its share over all requests. \
                    Never further than 1 from splitway_split_requests_total when there are two versions.",
-            samples: per_version(&split, |one| Value::Real(one.asked_requests)),
+            samples: per_version(&splits, |one| Value::Real(one.asked_requests)),
         },
         Family {
             name: "splitway_downstream_connections",
@@ -234,7 +253,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             kind: Kind::Gauge,
             labels: &[],
             help: "The number of the live snapshot; 0 before the first.",
-            samples: one(Value::Count(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation().0))),
+            samples: one(Value::Count(metrics.live.generation().0)),
         },
         Family {
             name: "splitway_ready",
@@ -286,14 +305,21 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             help: "Resident memory in bytes.",
             samples: resident_bytes().map(Value::Count).map_or_else(Vec::new, one),
         },
-    ]
+    ];
+    families.extend(following::collect(metrics));
+    families
 }
 
-fn per_version(account: &Account, value: impl Fn(&VersionAccount) -> Value) -> Vec<Sample> {
-    account.versions.iter().map(|one| sample(vec![one.version.to_string().into()], value(one))).collect()
+fn per_version(splits: &[(Cow<'static, str>, Account)], value: impl Fn(&VersionAccount) -> Value) -> Vec<Sample> {
+    let of_port = |(port, account): &(Cow<'static, str>, Account)| -> Vec<Sample> {
+        let labels = |one: &VersionAccount| vec![port.clone(), one.version.to_string().into()];
+        account.versions.iter().map(|one| sample(labels(one), value(one))).collect()
+    };
+    splits.iter().flat_map(of_port).collect()
 }
 
-fn requests(totals: &Totals, version: &VersionTotals) -> Vec<Sample> {
+/// `labels`: port, version and role.
+fn requests(totals: &Totals, version: &VersionTotals, labels: &[Cow<'static, str>]) -> Vec<Sample> {
     let from_the_start = CODES_FROM_THE_START
         .map(|code| Labels { method: Method::Get, code, reason: Reason::Weighted, failure: None, route: 0 })
         .into_iter()
@@ -304,15 +330,15 @@ fn requests(totals: &Totals, version: &VersionTotals) -> Vec<Sample> {
         .iter()
         .copied()
         .chain(from_the_start)
-        .map(|(labels, count)| {
+        .map(|(one, count)| {
             let own: [Cow<'static, str>; 5] = [
-                labels.method.as_str().into(),
-                labels.code.to_string().into(),
-                labels.reason.as_str().into(),
-                totals.route(labels.route).into(),
-                labels.failure.map_or("", Failure::as_str).into(),
+                one.method.as_str().into(),
+                one.code.to_string().into(),
+                one.reason.as_str().into(),
+                totals.route(one.route).into(),
+                one.failure.map_or("", Failure::as_str).into(),
             ];
-            sample(version_role(version).into_iter().chain(own).collect(), Value::Count(count))
+            sample([labels, &own].concat(), Value::Count(count))
         })
         .collect()
 }
@@ -337,8 +363,8 @@ fn one(value: Value) -> Vec<Sample> {
     vec![sample(Vec::new(), value)]
 }
 
-fn version_role(one: &VersionTotals) -> Vec<Cow<'static, str>> {
-    vec![one.version.to_string().into(), one.role.as_str().into()]
+fn version_role(port: Cow<'static, str>, one: &VersionTotals) -> Vec<Cow<'static, str>> {
+    vec![port, one.version.to_string().into(), one.role.as_str().into()]
 }
 
 /// A sum of gauges, none of which goes below 0.
@@ -370,32 +396,88 @@ mod tests {
     use crate::metrics::made_up;
     use crate::route::{Role, VersionHash};
 
+    /// At the port without a name.
     fn find(families: &[Family], name: &str, labels: &[&str]) -> Option<Value> {
+        find_at(families, "", name, labels)
+    }
+
+    fn find_at(families: &[Family], port: &str, name: &str, labels: &[&str]) -> Option<Value> {
         let family = families.iter().find(|family| family.name == name).expect("the family is always there");
+        let port: &[&str] = if family.labels.first() == Some(&PORT) { &[port] } else { &[] };
+        let labels = [port, labels].concat();
         family.samples.iter().find(|sample| sample.labels == labels).map(|sample| sample.value.clone())
+    }
+
+    /// Each family on a line, with its labels: those that are always there, or there when ports have names.
+    fn promises(families: &[Family], named_ports: bool) -> String {
+        let line = |family: &Family| {
+            let kind = format!("{:?}", family.kind).to_lowercase();
+            let labels: Vec<_> = family.labels.iter().copied().filter(|label| named_ports || *label != PORT).collect();
+            format!("{} {kind} {}", family.name, labels.join(",")).trim_end().to_owned() + "\n"
+        };
+        families.iter().map(line).collect()
     }
 
     #[test]
     fn names_types_and_labels_are_those_promised() {
         let (_publisher, live) = made_up::nothing_live();
-        let actual: String = collect(&Metrics::new(1, live), false)
-            .iter()
-            .map(|family| {
-                let kind = format!("{:?}", family.kind).to_lowercase();
-                format!("{} {kind} {}", family.name, family.labels.join(",")).trim_end().to_owned() + "\n"
-            })
-            .collect();
-        let promised = include_str!("../../tests/data/metrics.txt");
-        assert_eq!(
-            actual, promised,
-            "dashboards and alerts depend on these: change tests/data/metrics.txt only together with CHANGELOG.md"
-        );
+        let families = collect(&made_up::metrics(1, live), false);
+        for (named_ports, promised) in [
+            (false, include_str!("../../tests/data/metrics.txt")),
+            (true, include_str!("../../tests/data/metrics-named-ports.txt")),
+        ] {
+            assert_eq!(
+                promises(&families, named_ports),
+                promised,
+                "dashboards and alerts depend on these: change tests/data/metrics*.txt only together with CHANGELOG.md"
+            );
+        }
+    }
+
+    #[test]
+    fn samples_carry_the_name_of_their_port_and_a_port_without_a_name_is_no_label() {
+        let versions: &[_] = &[("stable", Role::Stable, 3), ("canary", Role::Canary, 1)];
+        for (names, named) in [(["http", "grpc"], 2), (["", "grpc"], 1)] {
+            let (_publisher, live, ports) = made_up::two_ports(names.map(|name| (name, versions)));
+            for family in collect(&Metrics::new(1, live, ports), true) {
+                let with_port = family.labels.first() == Some(&PORT);
+                assert_eq!(with_port, family.labels.contains(&PORT), "{}: first, or not at all", family.name);
+                let mut seen = BTreeSet::new();
+                for sample in &family.samples {
+                    let port = family.labels_of(sample).find(|(label, _)| *label == PORT).map(|(_, port)| port);
+                    assert_ne!(port, Some(""), "{}", family.name);
+                    seen.extend(port.map(str::to_owned));
+                }
+                assert_eq!(seen.len(), if with_port { named } else { 0 }, "{}: {seen:?}", family.name);
+            }
+        }
+    }
+
+    #[test]
+    fn each_port_has_counters_and_a_split_of_its_own() {
+        let stable = VersionHash::new("stable");
+        let (_publisher, live, ports) = made_up::two_ports([
+            ("http", &[("stable", Role::Stable, 3), ("canary", Role::Canary, 1)]),
+            ("grpc", &[("stable", Role::Stable, 9), ("canary", Role::Canary, 1)]),
+        ]);
+        let metrics = Metrics::new(2, live, ports);
+        metrics.version(0, 0, &stable, Role::Stable).split.add(3);
+        metrics.version(0, 0, &VersionHash::new("canary"), Role::Canary).split.add(1);
+        metrics.version(1, 1, &stable, Role::Stable).split.add(5);
+        let families = collect(&metrics, true);
+        let find = |port, name, labels: &[&str]| find_at(&families, port, name, labels).expect("the series is there");
+        for (port, sent, ratio, weight, total) in [("http", 3, 0.75, 3, 4), ("grpc", 5, 1.0, 9, 10)] {
+            assert_eq!(find(port, "splitway_split_requests_total", &["stable"]), Value::Count(sent), "{port}");
+            assert_eq!(find(port, "splitway_split_sent_ratio", &["stable"]), Value::Real(ratio), "{port}");
+            assert_eq!(find(port, "splitway_split_weight", &["stable", "stable"]), Value::Count(weight), "{port}");
+            assert_eq!(find(port, "splitway_split_total_weight", &[]), Value::Count(total), "{port}");
+        }
     }
 
     #[test]
     fn every_family_keeps_the_conventions() {
         let (_publisher, live) = made_up::live(&[("stable", Role::Stable, 90), ("canary", Role::Canary, 10)]);
-        let families = collect(&Metrics::new(1, live), true);
+        let families = collect(&made_up::metrics(1, live), true);
         let names: BTreeSet<_> = families.iter().map(|family| family.name).collect();
         assert_eq!(names.len(), families.len(), "two families have the same name");
         for family in &families {
@@ -415,7 +497,7 @@ mod tests {
     #[test]
     fn both_versions_have_their_series_at_0_before_any_worker_has_seen_them() {
         let (_publisher, live) = made_up::live(&[("stable", Role::Stable, 900), ("canary", Role::Canary, 100)]);
-        let families = collect(&Metrics::new(2, live), true);
+        let families = collect(&made_up::metrics(2, live), true);
         for (version, role) in [("stable", "stable"), ("canary", "canary")] {
             for code in ["200", "500", "502", "503", "504"] {
                 let labels = [version, role, "GET", code, "weighted", "", ""];
@@ -440,11 +522,11 @@ mod tests {
     #[test]
     fn the_cells_of_all_workers_are_added_up() {
         let (_publisher, live) = made_up::live(&[("stable", Role::Stable, 3), ("canary", Role::Canary, 1)]);
-        let metrics = Metrics::new(3, live);
+        let metrics = made_up::metrics(3, live);
         let route = metrics.route(&crate::route::RouteName::new("testers"));
         let (stable, canary) = (VersionHash::new("stable"), VersionHash::new("canary"));
         for worker in 0..3 {
-            let cells = metrics.version(worker, &canary, Role::Canary);
+            let cells = metrics.version(worker, 0, &canary, Role::Canary);
             for (code, failure, route) in [(200, None, 0), (503, Some(Failure::ConnectRefused), route)] {
                 let reason = if route == 0 { Reason::Weighted } else { Reason::Route };
                 cells.requests.count(Labels { method: Method::Post, code, reason, failure, route });
@@ -453,7 +535,7 @@ mod tests {
             cells.split.add(1);
             cells.failures[Failure::ConnectRefused as usize].add(2);
             cells.in_flight.add(1);
-            metrics.version(worker, &stable, Role::Stable).split.add(3);
+            metrics.version(worker, 0, &stable, Role::Stable).split.add(3);
             metrics.proxy(worker).connections_accepted.add(5);
             metrics.proxy(worker).refused[Failure::HeadTimeout as usize].add(1);
         }
@@ -485,8 +567,8 @@ mod tests {
     #[test]
     fn series_of_a_version_that_is_gone_stay_with_weight_0() {
         let (mut publisher, live) = made_up::live(&[("stable", Role::Stable, 3), ("canary", Role::Canary, 1)]);
-        let metrics = Metrics::new(1, live);
-        metrics.version(0, &VersionHash::new("stable"), Role::Stable).split.add(3);
+        let metrics = made_up::metrics(1, live);
+        metrics.version(0, 0, &VersionHash::new("stable"), Role::Stable).split.add(3);
         // Nobody has looked at the first snapshot but this scrape.
         collect(&metrics, true);
         made_up::publish(&mut publisher, &[("canary", Role::Stable, 1)]);
@@ -502,7 +584,7 @@ mod tests {
     #[test]
     fn routes_beyond_the_last_number_share_a_label() {
         let (_publisher, live) = made_up::nothing_live();
-        let metrics = Metrics::new(1, live);
+        let metrics = made_up::metrics(1, live);
         let number = |i: usize| metrics.route(&crate::route::RouteName::new(&format!("r{i}")));
         let numbers: Vec<u16> = (0..crate::metrics::cells::MAX_ROUTES + 2).map(number).collect();
         let totals = metrics.totals();

@@ -12,17 +12,20 @@
 //!
 //! * `cells`: the counters of one worker;
 //! * `totals`: their sums over all workers, as plain numbers;
+//! * `api`: what following a Rollout counts;
 //! * `account`: what the exact split was asked for and what it gave;
 //! * `families`: every metric by name, with its help, type, labels and where its numbers come from;
 //! * `text`: the two formats in which they are written.
 
 mod account;
+mod api;
 pub mod cells;
 pub mod families;
 pub mod text;
 mod totals;
 
 pub use account::{Account, VersionAccount};
+pub use api::Api;
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
 pub use totals::{ProxyTotals, Totals, VersionTotals};
 
@@ -31,21 +34,24 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use crate::route::live::Live;
-use crate::route::{Role, RouteName, VersionHash};
+use crate::route::{PortName, Role, RouteName, VersionHash};
 
 /// Every counter of the process. Locks are taken on changes and scrapes only.
 pub struct Metrics {
     started: SystemTime,
     workers: usize,
     live: Live,
+    /// By number, as in `live`.
+    ports: Vec<PortName>,
     versions: Mutex<Versions>,
     routes: Mutex<Vec<RouteName>>,
     proxy: Vec<Arc<ProxyCells>>,
     pub reloads: Reloads,
+    pub api: Api,
 }
 
-/// For each version and role that was ever live: the cells of every worker.
-type Versions = BTreeMap<(VersionHash, Role), Vec<Arc<VersionCells>>>;
+/// For each port, by number, and each version and role that was ever live there: the cells of every worker.
+type Versions = BTreeMap<(usize, VersionHash, Role), Vec<Arc<VersionCells>>>;
 
 /// Counted by the change path; one writer.
 #[derive(Default)]
@@ -55,15 +61,19 @@ pub struct Reloads {
 }
 
 impl Metrics {
-    pub fn new(workers: usize, live: Live) -> Self {
+    /// `ports` are those of `live`, in its order.
+    pub fn new(workers: usize, live: Live, ports: Vec<PortName>) -> Self {
+        assert_eq!(ports.len(), live.ports(), "one name per port");
         Self {
             started: SystemTime::now(),
             workers,
             live,
+            ports,
             versions: Mutex::default(),
             routes: Mutex::default(),
             proxy: (0..workers).map(|_| Arc::default()).collect(),
             reloads: Reloads::default(),
+            api: Api::default(),
         }
     }
 
@@ -72,10 +82,15 @@ impl Metrics {
         self.proxy[worker].clone()
     }
 
-    /// The cells of one worker for a version in a role. Asking creates the series, at 0, for all workers.
-    pub fn version(&self, worker: usize, version: &VersionHash, role: Role) -> Arc<VersionCells> {
+    /// The names of the application's ports, by number.
+    pub fn ports(&self) -> &[PortName] {
+        &self.ports
+    }
+
+    /// The cells of one worker for a version in a role at a port. Asking creates the series, at 0, for all workers.
+    pub fn version(&self, worker: usize, port: usize, version: &VersionHash, role: Role) -> Arc<VersionCells> {
         let mut versions = self.versions.lock().expect("no holder of this lock panics");
-        versions.entry((version.clone(), role)).or_insert_with(|| self.fresh())[worker].clone()
+        versions.entry((port, version.clone(), role)).or_insert_with(|| self.fresh())[worker].clone()
     }
 
     fn fresh(&self) -> Vec<Arc<VersionCells>> {
@@ -106,12 +121,12 @@ pub(crate) mod made_up {
     use crate::route::{Backend, Identity, Routing, Shares, Snapshot, bucket, picker};
 
     pub(crate) fn nothing_live() -> (Publisher, Live) {
-        live::channel()
+        live::channel(1)
     }
 
     /// Each version with its role and weight.
     pub(crate) fn live(versions: &[(&str, Role, u32)]) -> (Publisher, Live) {
-        let (mut publisher, live) = live::channel();
+        let (mut publisher, live) = live::channel(1);
         publish(&mut publisher, versions);
         (publisher, live)
     }
@@ -123,8 +138,24 @@ pub(crate) mod made_up {
     pub(crate) fn publish_routing(publisher: &mut Publisher, routing: Routing) {
         let identity =
             Identity { seed: picker::Seed(1, 2), turn: Default::default(), mint: Arc::new(bucket::Mint::random()) };
-        let snapshot = Snapshot::build(routing, &identity, publisher.current().as_deref()).expect("it fits together");
-        publisher.publish(snapshot);
+        let snapshot = Snapshot::build(routing, &identity, publisher.current(0).as_deref()).expect("it fits together");
+        publisher.publish(vec![snapshot]);
+    }
+
+    /// Metrics of a proxy whose one port needs no name.
+    pub(crate) fn metrics(workers: usize, live: Live) -> Metrics {
+        Metrics::new(workers, live, vec![PortName::default()])
+    }
+
+    /// Two ports, each with its versions.
+    pub(crate) fn two_ports(ports: [(&str, &[(&str, Role, u32)]); 2]) -> (Publisher, Live, Vec<PortName>) {
+        let (mut publisher, live) = live::channel(2);
+        let identity = Identity::random();
+        let build = |(name, versions): &(&str, &[(&str, Role, u32)])| {
+            Snapshot::build(routing(versions), &identity.at(&PortName::new(name)), None).expect("it fits together")
+        };
+        publisher.publish(ports.iter().map(build).collect());
+        (publisher, live, ports.map(|(name, _)| PortName::new(name)).into())
     }
 
     pub(crate) fn routing(versions: &[(&str, Role, u32)]) -> Routing {

@@ -1,7 +1,6 @@
 //! The two formats in which Prometheus reads metrics: its own text, version 0.0.4, unless OpenMetrics 1.0 was asked for.
 //! Both carry the same series with the same numbers.
 
-use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use prometheus_client::collector::Collector;
@@ -9,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::families::{Family, Kind, Sample, Value};
+use super::families::{Family, Kind, Value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -104,7 +103,8 @@ fn write_family(text: &mut String, family: &Family) -> fmt::Result {
     writeln!(text, "# HELP {} {}", family.name, family.help.replace('\\', r"\\").replace('\n', r"\n"))?;
     writeln!(text, "# TYPE {} {kind}", family.name)?;
     for sample in &family.samples {
-        let labels = || family.labels.iter().copied().zip(sample.labels.iter().map(Cow::as_ref));
+        let labels: Vec<(&str, &str)> = family.labels_of(sample).collect();
+        let labels = || labels.iter().copied();
         match &sample.value {
             Value::Count(count) => {
                 write_name(text, family.name, "", labels())?;
@@ -184,21 +184,18 @@ impl Collector for Collected {
             };
             let mut encoder = encoder.encode_descriptor(name.unwrap_or(family.name), family.help, None, kind)?;
             for sample in &family.samples {
+                let labels: Vec<_> = family.labels_of(sample).collect();
                 if family.kind == Kind::Info {
-                    encoder.encode_info(&labels(family, sample))?;
-                } else if family.labels.is_empty() {
+                    encoder.encode_info(&labels)?;
+                } else if labels.is_empty() {
                     encode_value(&mut encoder, family.kind, &sample.value)?;
                 } else {
-                    encode_value(&mut encoder.encode_family(&labels(family, sample))?, family.kind, &sample.value)?;
+                    encode_value(&mut encoder.encode_family(&labels)?, family.kind, &sample.value)?;
                 }
             }
         }
         Ok(())
     }
-}
-
-fn labels<'a>(family: &Family, sample: &'a Sample) -> Vec<(&'static str, &'a str)> {
-    family.labels.iter().copied().zip(sample.labels.iter().map(Cow::as_ref)).collect()
 }
 
 fn encode_value(encoder: &mut MetricEncoder, kind: Kind, value: &Value) -> fmt::Result {
@@ -216,12 +213,14 @@ fn encode_value(encoder: &mut MetricEncoder, kind: Kind, value: &Value) -> fmt::
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::metrics::{Metrics, families, made_up};
+    use crate::metrics::families::Sample;
+    use crate::metrics::{families, made_up};
     use crate::route::{Role, RouteName, VersionHash};
 
     /// Reads either format strictly enough for our own text: series (name and labels, unescaped) with their numbers.
@@ -335,8 +334,8 @@ mod tests {
     #[test]
     fn what_the_process_counts_is_the_same_in_both_formats() {
         let (_publisher, live) = made_up::live(&[("sta\"b\\le\n", Role::Stable, 1), ("canary", Role::Canary, 1)]);
-        let metrics = Metrics::new(2, live);
-        metrics.version(1, &VersionHash::new("canary"), Role::Canary).duration.record(3_000_000_000);
+        let metrics = made_up::metrics(2, live);
+        metrics.version(1, 0, &VersionHash::new("canary"), Role::Canary).duration.record(3_000_000_000);
         metrics.route(&RouteName::new("testers"));
         let families = families::collect(&metrics, false);
         let prometheus = read(&Format::Prometheus.write(families.clone()));

@@ -11,7 +11,7 @@ use crate::route::{Role, VersionHash};
 /// between.
 #[derive(Clone, Debug)]
 pub struct Totals {
-    /// Every version that was ever live, once per role that it had, in a fixed order.
+    /// Every version that was ever live, once per port and per role that it had there, in a fixed order.
     pub versions: Vec<VersionTotals>,
     pub proxy: ProxyTotals,
     /// Names of routes; a label's route 1 is the first one.
@@ -20,6 +20,8 @@ pub struct Totals {
 
 #[derive(Clone, Debug)]
 pub struct VersionTotals {
+    /// By number.
+    pub port: usize,
     pub version: VersionHash,
     pub role: Role,
     /// Requests by label, in a fixed order.
@@ -51,13 +53,15 @@ impl Metrics {
     /// whatever was there once stays.
     pub fn totals(&self) -> Totals {
         let mut versions = self.versions.lock().expect("no holder of this lock panics");
-        if let Some(snapshot) = self.live.current() {
-            for backend in snapshot.backends() {
-                versions.entry((backend.version.clone(), backend.role)).or_insert_with(|| self.fresh());
+        for port in 0..self.ports.len() {
+            for backend in self.live.current(port).iter().flat_map(|snapshot| snapshot.backends()) {
+                versions.entry((port, backend.version.clone(), backend.role)).or_insert_with(|| self.fresh());
             }
         }
-        let versions =
-            versions.iter().map(|((version, role), cells)| VersionTotals::of(version.clone(), *role, cells)).collect();
+        let versions = versions
+            .iter()
+            .map(|((port, version, role), cells)| VersionTotals::of(*port, version.clone(), *role, cells))
+            .collect();
         let routes = self.routes.lock().expect("no holder of this lock panics");
         Totals {
             versions,
@@ -68,9 +72,9 @@ impl Metrics {
 }
 
 impl Totals {
-    /// How many requests the exact split gave to a version, in whatever role.
-    pub fn split(&self, version: &VersionHash) -> u64 {
-        self.versions.iter().filter(|one| one.version == *version).map(|one| one.split).sum()
+    /// How many requests the exact split of a port gave to a version, in whatever role.
+    pub fn split(&self, port: usize, version: &VersionHash) -> u64 {
+        self.versions.iter().filter(|one| one.port == port && one.version == *version).map(|one| one.split).sum()
     }
 
     /// The name behind [`Labels::route`]; empty when no route decided.
@@ -83,9 +87,10 @@ impl Totals {
 }
 
 impl VersionTotals {
-    fn of(version: VersionHash, role: Role, workers: &[impl AsRef<VersionCells>]) -> Self {
+    fn of(port: usize, version: VersionHash, role: Role, workers: &[impl AsRef<VersionCells>]) -> Self {
         let mut requests = HashMap::new();
         let mut all = Self {
+            port,
             version,
             role,
             requests: Vec::new(),

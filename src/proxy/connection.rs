@@ -79,6 +79,8 @@ pub struct State {
     pub peer: SocketAddr,
     /// The address the client connected to.
     pub local: SocketAddr,
+    /// The number of the application's port that its listener stands before.
+    pub port: usize,
     phase: Cell<Phase>,
     since: Cell<Tick>,
     /// When the head of the request was complete.
@@ -109,10 +111,11 @@ pub struct ForwardingCache {
 }
 
 impl State {
-    pub fn new(peer: SocketAddr, local: SocketAddr, now: Tick) -> Rc<Self> {
+    pub fn new(peer: SocketAddr, local: SocketAddr, port: usize, now: Tick) -> Rc<Self> {
         Rc::new(Self {
             peer,
             local,
+            port,
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
             request_since: Cell::new(now),
@@ -309,7 +312,7 @@ where
 {
     fn new(worker: Rc<Worker>, stream: TcpStream, state: Rc<State>, service: S) -> Self {
         let socket = Socket { stream, state: state.clone(), worker: worker.clone() };
-        let limits = worker.limits();
+        let limits = worker.limits(state.port);
         let http = http1::Builder::new()
             .max_buf_size(limits.header_bytes.max(8192))
             .max_headers(limits.header_count)

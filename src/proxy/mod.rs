@@ -45,6 +45,8 @@ pub fn cores() -> usize {
 pub struct Listener {
     /// Port 0: any free one.
     pub address: SocketAddr,
+    /// Which of the application's ports it stands before, from 0.
+    pub port: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

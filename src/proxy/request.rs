@@ -55,7 +55,7 @@ async fn route_and_send(
     upload: Option<Rc<Upload>>,
     account: &mut Account,
 ) -> Result<Response<Exchange>, Failure> {
-    let live = worker.live().ok_or(Failure::NotReady)?;
+    let live = worker.live(state.port).ok_or(Failure::NotReady)?;
     let policy = live.snapshot.policy();
     let (mut head, incoming) = request.into_parts();
     headers::check(&mut head, policy, state.local)?;

@@ -39,7 +39,7 @@ pub enum Stage {
 /// Sockets that are bound, threads that have not started.
 pub struct Bound {
     settings: Settings,
-    /// One list per worker; the same addresses in each.
+    /// One list per worker; the same addresses in each, in the order of the settings.
     sockets: Vec<Vec<StdListener>>,
     addresses: Vec<SocketAddr>,
 }
@@ -93,7 +93,10 @@ impl Bound {
         for (index, sockets) in self.sockets.into_iter().enumerate() {
             let start = Start {
                 index,
-                sockets,
+                sockets: sockets
+                    .into_iter()
+                    .zip(self.settings.listeners.iter().map(|listener| listener.port))
+                    .collect(),
                 live: live.clone(),
                 metrics: metrics.clone(),
                 open: open.clone(),
@@ -157,7 +160,8 @@ impl Running {
 
 struct Start {
     index: usize,
-    sockets: Vec<StdListener>,
+    /// Each with the application's port it stands before.
+    sockets: Vec<(StdListener, usize)>,
     live: Live,
     metrics: Arc<Metrics>,
     open: Arc<AtomicUsize>,
@@ -176,8 +180,7 @@ fn run(start: Start) {
 async fn work(start: Start) {
     let worker = Rc::new(Worker {
         index: start.index,
-        view: start.live.view(),
-        aligned: RefCell::default(),
+        ports: (0..start.live.ports()).map(|port| Port::new(start.live.view(port))).collect(),
         cells: start.metrics.proxy(start.index),
         metrics: start.metrics,
         open: start.open,
@@ -187,11 +190,11 @@ async fn work(start: Start) {
         random: Cell::new(seed()),
     });
     let mut accepting = Vec::new();
-    for socket in start.sockets {
+    for (socket, port) in start.sockets {
         let listener = TcpListener::from_std(socket).expect("a bound socket can be registered");
         let (worker, stage, count) = (worker.clone(), start.stage.clone(), start.accepting.clone());
         accepting.push(tokio::task::spawn_local(async move {
-            accept(worker, listener, stage).await;
+            accept(worker, listener, port, stage).await;
             // Release: whoever sees this sees the connections that were accepted before.
             count.fetch_sub(1, Ordering::Release);
         }));
@@ -223,7 +226,7 @@ fn seed() -> u64 {
 }
 
 /// Takes connections until the worker drains; then whatever the kernel has already accepted, and no more.
-async fn accept(worker: Rc<Worker>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, port: usize, mut stage: watch::Receiver<Stage>) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -231,7 +234,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, mut stage: watch::Rec
             _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
         };
         match accepted {
-            Ok((stream, peer)) => worker.serve(stream, peer),
+            Ok((stream, peer)) => worker.serve(stream, peer, port),
             // Out of descriptors or memory: wait for some to come back rather than spin. Other errors belong to a
             // connection that died in the queue.
             Err(error)
@@ -249,7 +252,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, mut stage: watch::Rec
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            worker.serve(stream, peer);
+            worker.serve(stream, peer, port);
         }
     }
 }
@@ -272,11 +275,23 @@ pub struct Aligned {
     pub routes: Vec<u16>,
 }
 
+/// What a worker keeps for one port of the application.
+struct Port {
+    view: View,
+    aligned: RefCell<Option<Rc<Aligned>>>,
+}
+
+impl Port {
+    fn new(view: View) -> Self {
+        Self { view, aligned: RefCell::default() }
+    }
+}
+
 /// One thread's world.
 pub struct Worker {
     index: usize,
-    view: View,
-    aligned: RefCell<Option<Rc<Aligned>>>,
+    /// By number. A connection belongs to its listener's port for life.
+    ports: Box<[Port]>,
     metrics: Arc<Metrics>,
     pub cells: Arc<ProxyCells>,
     /// Connections of all workers; touched once per connection.
@@ -288,19 +303,21 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The newest snapshot with our side of it. One load and one compare, unless something changed.
+    /// A port's newest snapshot with our side of it. One load and one compare, unless something changed.
     #[inline]
-    pub fn live(&self) -> Option<Rc<Aligned>> {
-        if self.view.is_stale() {
-            self.align();
+    pub fn live(&self, port: usize) -> Option<Rc<Aligned>> {
+        let kept = &self.ports[port];
+        if kept.view.is_stale() {
+            self.align(port);
         }
-        self.aligned.borrow().clone()
+        kept.aligned.borrow().clone()
     }
 
-    /// Makes our side fit the newest snapshot: once per change, not per request.
-    fn align(&self) {
-        let Some(snapshot) = self.view.newest() else { return };
-        let before = self.aligned.borrow_mut().take();
+    /// Makes our side of a port fit its newest snapshot: once per change, not per request.
+    fn align(&self, port: usize) {
+        let kept = &self.ports[port];
+        let Some(snapshot) = kept.view.newest() else { return };
+        let before = kept.aligned.borrow_mut().take();
         let upstream = |version: &VersionHash| {
             let known = before.as_ref()?;
             let i = known.snapshot.backends().iter().position(|backend| backend.version == *version)?;
@@ -317,7 +334,7 @@ impl Worker {
                     version_value: value(backend.version.as_str()),
                     baggage_value: value(&format!("splitway={};version={}", backend.role.as_str(), backend.version)),
                     upstream,
-                    cells: self.metrics.version(self.index, &backend.version, backend.role),
+                    cells: self.metrics.version(self.index, port, &backend.version, backend.role),
                 })
             })
             .collect();
@@ -329,19 +346,23 @@ impl Worker {
             }
         }
         let routes = snapshot.routes().iter().map(|route| self.metrics.route(&route.name)).collect();
-        *self.aligned.borrow_mut() = Some(Rc::new(Aligned { snapshot, targets, routes }));
+        *kept.aligned.borrow_mut() = Some(Rc::new(Aligned { snapshot, targets, routes }));
     }
 
     /// The slow clock: a tenth of a second has passed.
     fn look(&self) {
         self.tick.set(Tick(self.tick.get().0 + 1));
-        let live = self.live();
-        let timeouts = live.as_ref().map_or_else(Timeouts::default, |live| live.snapshot.policy().timeouts.clone());
-        for connection in self.connections.borrow().values() {
-            connection.look(self.now(), &timeouts, self.stage() >= Stage::Draining);
+        let mut timeouts = Vec::with_capacity(self.ports.len());
+        for port in 0..self.ports.len() {
+            let live = self.live(port);
+            let of_port = live.as_ref().map_or_else(Timeouts::default, |live| live.snapshot.policy().timeouts.clone());
+            for target in live.iter().flat_map(|live| &live.targets) {
+                target.upstream.look(self.now(), of_port.upstream_idle);
+            }
+            timeouts.push(of_port);
         }
-        for target in live.iter().flat_map(|live| &live.targets) {
-            target.upstream.look(self.now(), timeouts.upstream_idle);
+        for connection in self.connections.borrow().values() {
+            connection.look(self.now(), &timeouts[connection.port], self.stage() >= Stage::Draining);
         }
     }
 
@@ -364,8 +385,8 @@ impl Worker {
         }
     }
 
-    pub fn limits(&self) -> Limits {
-        self.live().map_or_else(|| Policy::default().limits, |live| live.snapshot.policy().limits.clone())
+    pub fn limits(&self, port: usize) -> Limits {
+        self.live(port).map_or_else(|| Policy::default().limits, |live| live.snapshot.policy().limits.clone())
     }
 
     /// A number that need not be good, only fast: xorshift (Marsaglia 2003).
@@ -380,15 +401,15 @@ impl Worker {
     }
 
     /// Begins to serve an accepted connection, or refuses it when there are too many.
-    fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, port: usize) {
         let Ok(local) = stream.local_addr() else { return };
         let _ = stream.set_nodelay(true);
         self.cells.connections_accepted.add(1);
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits().connections {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits(port).connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return self.refuse(&stream);
         }
-        let state = State::new(peer, local, self.now());
+        let state = State::new(peer, local, port, self.now());
         let open = Open::new(self.clone(), state.clone());
         let worker = self.clone();
         tokio::task::spawn_local(async move {

@@ -12,7 +12,7 @@ use regex::bytes::Regex;
 use super::Head;
 
 /// One match: all of its conditions must hold. A match without conditions cannot be written in a file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Match {
     /// Any of these methods, case-sensitive; empty: every method.
     pub methods: Vec<String>,
@@ -25,7 +25,7 @@ pub struct Match {
 }
 
 /// A condition on one value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ValueMatch {
     Exact(Vec<u8>),
     Prefix(Vec<u8>),
@@ -36,7 +36,7 @@ pub enum ValueMatch {
 }
 
 /// A condition on the path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PathMatch {
     Exact(String),
     /// By whole segments: `/shop` holds for `/shop` and `/shop/a`, not for `/shopping`. Stored without a final `/`.
@@ -64,6 +64,12 @@ pub fn whole(pattern: &str) -> Result<Whole, regex::Error> {
         .map_err(|error| regex::Error::Syntax(error.to_string()))?;
     let framed = regex::bytes::RegexBuilder::new(&format!(r"\A(?:{inner})\z")).size_limit(REGEX_SIZE_LIMIT).build()?;
     Ok(Whole { framed, written: pattern.into() })
+}
+
+impl PartialEq for Whole {
+    fn eq(&self, other: &Self) -> bool {
+        self.written == other.written
+    }
 }
 
 impl Whole {

@@ -1,7 +1,8 @@
 //! Which backend gets this request?
 //!
 //! PURE and HOT: no I/O, no clock, nothing asynchronous. This room depends on the `http` crate's names and on nothing of
-//! ours. Everything that can fail happens in [`Snapshot::build`]; nothing can fail in [`Snapshot::decide`].
+//! ours. Everything that can fail happens in [`Snapshot::check`]; nothing can fail in [`Checked::build`] and
+//! [`Snapshot::decide`].
 //!
 //! Files, in reading order:
 //!
@@ -11,7 +12,7 @@
 //! * `picker`: the exact weighted split and the phase it carries from one snapshot to the next;
 //! * `bucket`: a user's fixed place in the split, and the signed cookie for users without a key;
 //! * `policy`: the plain numbers (timeouts, limits, headers) that the request path obeys;
-//! * `live`: the one pointer through which the change path hands a snapshot to the request path;
+//! * `live`: the pointers, one per port, through which the change path hands snapshots to the request path;
 //! * `made_up`: a request's head for `explain` and for tests.
 
 pub mod bucket;
@@ -23,7 +24,7 @@ pub mod policy;
 mod snapshot;
 
 pub use made_up::MadeUp;
-pub use snapshot::{BuildError, CompiledRoute, Considered, Explanation, Identity, Snapshot};
+pub use snapshot::{BuildError, Checked, CompiledRoute, Considered, Explanation, Identity, Snapshot};
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -76,7 +77,24 @@ impl RouteName {
     }
 }
 
-/// The number of a snapshot: 1 for the first one published, then one more each time.
+/// One of the application's ports, by the name (or number) that its containers give it; empty for the one port that
+/// needs no name. Which ports there are is settled at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortName(Arc<str>);
+
+impl PortName {
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+    pub fn is_unnamed(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The number of a change: 1 for the snapshots that were published first, one per port, then one more each time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(pub u64);
 
@@ -162,7 +180,7 @@ impl fmt::Display for Shares {
 }
 
 /// A named rule, tried before the split.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub name: RouteName,
     /// Alternatives: one that holds is enough. Never empty.
@@ -173,7 +191,7 @@ pub struct Route {
 }
 
 /// What a route does. Exactly one thing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     Send(VersionHash),
     Split(Shares),
@@ -186,8 +204,8 @@ pub struct Override {
     pub cookie: String,
 }
 
-/// Everything that one snapshot is compiled from. Plain data; `Snapshot::build` checks that the names fit together.
-#[derive(Clone, Debug)]
+/// Everything that one snapshot is compiled from. Plain data; `Snapshot::check` sees whether the names fit together.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Routing {
     pub backends: Vec<Backend>,
     pub split: Shares,

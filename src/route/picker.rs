@@ -97,6 +97,11 @@ impl Seed {
         self.derive(b"split", name.as_bytes())
     }
 
+    /// An independent one for a port of that name.
+    pub fn at_port(self, name: &str) -> Self {
+        self.derive(b"port", name.as_bytes())
+    }
+
     fn derive(self, purpose: &[u8], name: &[u8]) -> Self {
         let hash = SipHasher24::new_with_keys(self.0, self.1).hash(&[purpose, b"\0", name].concat());
         Self(hash.h1, hash.h2)

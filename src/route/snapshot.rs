@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use http::header::HeaderName;
 
-use super::bucket::{Cuts, Mint, Place, StickyError, Users};
+use super::bucket::{Cuts, Mint, Place, Sticky, StickyError, Users};
 use super::matches::{self, Match};
 use super::picker::{Seed, Split, Tally, Turn};
 use super::policy::Policy;
 use super::{
-    Action, Backend, Decision, Generation, Head, Reason, Role, Route, RouteName, Routing, Shares, VersionHash,
+    Action, Backend, Decision, Generation, Head, Override, PortName, Reason, Role, Route, RouteName, Routing, Shares,
+    VersionHash,
 };
 
-/// What a request is routed by. Everything in it was checked and computed by [`Snapshot::build`]; the only things that
+/// What a request is routed by. Everything in it was checked and computed before; the only things that
 /// ever change are the numbers that its splits and its mint give out, one atomic each.
 pub struct Snapshot {
     generation: Generation,
@@ -75,6 +76,15 @@ impl Identity {
     pub fn replica(turn: Turn, seed: &str) -> Self {
         Self { seed: Seed::shared(seed), turn, mint: Arc::new(Mint::random()) }
     }
+
+    /// The identity that one port keeps for life. Each named port has draws and bucket numbers of its own: what comes in
+    /// at one port cannot be in step with what comes in at another, and is exact by itself.
+    pub fn at(&self, port: &PortName) -> Self {
+        if port.is_unnamed() {
+            return self.clone();
+        }
+        Self { seed: self.seed.at_port(port.as_str()), turn: self.turn, mint: Arc::new(Mint::random()) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,10 +102,13 @@ pub enum BuildError {
 }
 
 impl Snapshot {
-    /// Compiles `routing`. The phases of splits are carried over from `previous`, so that shares stay exact through
-    /// every change; a route's own split is recognised by the route's name. Its splits are in force as soon as it is
-    /// built, also for requests that are still routed by `previous`, so it is to be published at once.
+    /// [`Snapshot::check`] and [`Checked::build`] in one, for a proxy with one port.
     pub fn build(routing: Routing, identity: &Identity, previous: Option<&Snapshot>) -> Result<Self, BuildError> {
+        Ok(Self::check(routing)?.build(identity, previous))
+    }
+
+    /// Everything about `routing` that can fail, without any effect.
+    pub fn check(routing: Routing) -> Result<Checked, BuildError> {
         if routing.backends.is_empty() {
             return Err(BuildError::NoBackend);
         }
@@ -111,36 +124,24 @@ impl Snapshot {
                 .copied()
                 .ok_or_else(|| BuildError::UnknownVersion { place: place(), version: version.clone() })
         };
-        let ordered =
-            |shares: &Shares, place: &dyn Fn() -> String| -> Result<Vec<(VersionHash, usize, u32)>, BuildError> {
-                let mut ordered = shares
-                    .weights()
-                    .iter()
-                    .map(|(version, weight)| Ok((version.clone(), find(version, place)?, *weight)))
-                    .collect::<Result<Vec<_>, BuildError>>()?;
-                // Outermost first: experiments come and go, the pair of canary and stable lasts.
-                ordered.sort_by_key(|(_, i, _)| std::cmp::Reverse(routing.backends[*i].role));
-                Ok(ordered)
-            };
+        let ordered = |shares: &Shares, place: &dyn Fn() -> String| -> Result<Ordered, BuildError> {
+            let mut ordered = shares
+                .weights()
+                .iter()
+                .map(|(version, weight)| Ok((version.clone(), find(version, place)?, *weight)))
+                .collect::<Result<Ordered, BuildError>>()?;
+            // Outermost first: experiments come and go, the pair of canary and stable lasts.
+            ordered.sort_by_key(|(_, i, _)| std::cmp::Reverse(routing.backends[*i].role));
+            Ok(ordered)
+        };
 
         let weights = ordered(&routing.split, &|| "split".to_owned())?;
         if let Some(sticky) = &routing.sticky {
             sticky.check()?;
         }
-        let cuts = |weights: &[(VersionHash, usize, u32)]| {
-            let parts: Vec<_> = weights.iter().map(|(_, i, weight)| (routing.backends[*i].role, *i, *weight)).collect();
-            Cuts::new(&parts)
-        };
-        let users = routing.sticky.map(|sticky| Users::new(sticky, cuts(&weights)));
-
-        /// Where a route leads, before the splits are built.
-        enum Leads {
-            Backend(usize),
-            Split(Vec<(VersionHash, usize, u32)>, Shares),
-        }
-        let mut routes: Vec<(RouteName, bool, Vec<Match>, Leads)> = Vec::with_capacity(routing.routes.len());
+        let mut routes: Vec<CheckedRoute> = Vec::with_capacity(routing.routes.len());
         for Route { name, matches, action, count } in routing.routes {
-            if routes.iter().any(|(earlier, ..)| *earlier == name) {
+            if routes.iter().any(|earlier| earlier.name == name) {
                 return Err(BuildError::TwoRoutes(name));
             }
             let place = || format!("route {:?}", name.as_str());
@@ -148,42 +149,15 @@ impl Snapshot {
                 Action::Send(version) => Leads::Backend(find(&version, &place)?),
                 Action::Split(shares) => Leads::Split(ordered(&shares, &place)?, shares),
             };
-            routes.push((name, count, matches, leads));
+            routes.push(CheckedRoute { name, matches, leads, count });
         }
-
-        // From here on nothing can fail: a split that is built is in force.
-        let split = Split::new(&weights, identity.seed, identity.turn, previous.map(|previous| &previous.split));
-        let routes = routes
-            .into_iter()
-            .map(|(name, count, matches, leads)| {
-                let target = match leads {
-                    Leads::Backend(backend) => Target::Backend(backend),
-                    Leads::Split(weights, shares) => {
-                        let before = previous.and_then(|previous| previous.route_split(&name));
-                        let split = Split::new(&weights, identity.seed.of(name.as_str()), identity.turn, before);
-                        Target::Split { split, cuts: cuts(&weights), shares }
-                    }
-                };
-                CompiledRoute { name, count, matches, target }
-            })
-            .collect();
-
-        let role = |role: Role| routing.backends.iter().position(|backend| backend.role == role);
-        let override_ = routing.override_.map(|named| CompiledOverride {
-            header: named.header,
-            cookie: named.cookie,
-            canary: role(Role::Canary),
-            stable: role(Role::Stable),
-        });
-        Ok(Self {
-            generation: Generation(previous.map_or(0, |previous| previous.generation.0) + 1),
+        Ok(Checked {
             backends: routing.backends,
             shares: routing.split,
-            override_,
+            weights,
             routes,
-            users,
-            split,
-            mint: identity.mint.clone(),
+            sticky: routing.sticky,
+            override_: routing.override_,
             policy: routing.policy,
         })
     }
@@ -280,6 +254,80 @@ impl Snapshot {
             Target::Split { split, .. } => Some(split),
             Target::Backend(_) => None,
         })
+    }
+}
+
+/// A routing whose names fit together: what is left to do cannot fail. So the routings of several ports can all be checked
+/// before the first of them has any effect.
+pub struct Checked {
+    backends: Vec<Backend>,
+    shares: Shares,
+    weights: Ordered,
+    routes: Vec<CheckedRoute>,
+    sticky: Option<Sticky>,
+    override_: Option<Override>,
+    policy: Policy,
+}
+
+struct CheckedRoute {
+    name: RouteName,
+    matches: Vec<Match>,
+    leads: Leads,
+    count: bool,
+}
+
+/// Where a route leads, before the splits are built.
+enum Leads {
+    Backend(usize),
+    Split(Ordered, Shares),
+}
+
+/// Versions with their backends and weights, outermost first.
+type Ordered = Vec<(VersionHash, usize, u32)>;
+
+impl Checked {
+    /// Compiles it. The phases of splits are carried over from `previous`, the snapshot of the same port, so that shares
+    /// stay exact through every change; a route's own split is recognised by the route's name. Its splits are in force as
+    /// soon as it is built, also for requests that are still routed by `previous`, so it is to be published at once.
+    pub fn build(self, identity: &Identity, previous: Option<&Snapshot>) -> Snapshot {
+        let Self { backends, shares, weights, routes, sticky, override_, policy } = self;
+        let cuts = |weights: &Ordered| {
+            let parts: Vec<_> = weights.iter().map(|(_, i, weight)| (backends[*i].role, *i, *weight)).collect();
+            Cuts::new(&parts)
+        };
+        let split = Split::new(&weights, identity.seed, identity.turn, previous.map(|previous| &previous.split));
+        let routes = routes
+            .into_iter()
+            .map(|CheckedRoute { name, matches, leads, count }| {
+                let target = match leads {
+                    Leads::Backend(backend) => Target::Backend(backend),
+                    Leads::Split(weights, shares) => {
+                        let before = previous.and_then(|previous| previous.route_split(&name));
+                        let split = Split::new(&weights, identity.seed.of(name.as_str()), identity.turn, before);
+                        Target::Split { split, cuts: cuts(&weights), shares }
+                    }
+                };
+                CompiledRoute { name, count, matches, target }
+            })
+            .collect();
+        let role = |role: Role| backends.iter().position(|backend| backend.role == role);
+        let override_ = override_.map(|named| CompiledOverride {
+            header: named.header,
+            cookie: named.cookie,
+            canary: role(Role::Canary),
+            stable: role(Role::Stable),
+        });
+        Snapshot {
+            generation: Generation(previous.map_or(0, |previous| previous.generation.0) + 1),
+            users: sticky.map(|sticky| Users::new(sticky, cuts(&weights))),
+            backends,
+            shares,
+            override_,
+            routes,
+            split,
+            mint: identity.mint.clone(),
+            policy,
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use notify::{Event, EventKind, RecursiveMode, Watcher};
 use super::Declared;
 
 /// What was read from a file.
-pub struct Loaded {
-    pub declared: Declared,
+pub struct Loaded<T = Declared> {
+    pub declared: T,
     /// What an operator should know: settings that only a restart changes, for example.
     pub notes: Vec<String>,
 }
@@ -27,12 +27,12 @@ pub struct Loaded {
 pub type Outcome<T> = Result<T, String>;
 
 pub type Read = Box<dyn Fn() -> Outcome<String> + Send>;
-pub type Parse = Box<dyn Fn(&str) -> Outcome<Loaded> + Send>;
+pub type Parse<T = Declared> = Box<dyn Fn(&str) -> Outcome<Loaded<T>> + Send>;
 
 /// How a file is read and understood.
-pub struct Reader {
+pub struct Reader<T = Declared> {
     pub read: Read,
-    pub parse: Parse,
+    pub parse: Parse<T>,
 }
 
 /// How often the file is looked at without an event.
@@ -47,16 +47,16 @@ const SECOND_LOOK: Duration = Duration::from_millis(250);
 const LOOKS: u32 = 10;
 
 /// A file under watch. Dropping it ends the watch.
-pub struct Watch {
+pub struct Watch<T = Declared> {
     // Dropped first: the thread sees that nobody listens.
-    found: tokio::sync::mpsc::Receiver<Outcome<Loaded>>,
+    found: tokio::sync::mpsc::Receiver<Outcome<Loaded<T>>>,
     again: Arc<AtomicBool>,
     wake: SyncSender<()>,
 }
 
-impl Watch {
+impl<T: Send + 'static> Watch<T> {
     /// `text` is what the file said when it was first read.
-    pub fn start(path: &Path, text: String, reader: Reader) -> io::Result<Self> {
+    pub fn start(path: &Path, text: String, reader: Reader<T>) -> io::Result<Self> {
         // Room for one: whoever finds it full knows that the file is going to be read anyway.
         let (wake, woken) = mpsc::sync_channel(1);
         let (tell, found) = tokio::sync::mpsc::channel(1);
@@ -68,7 +68,7 @@ impl Watch {
     }
 
     /// Waits for a text that differs from the last one, or that was asked for. Cancel safe.
-    pub async fn changed(&mut self) -> Outcome<Loaded> {
+    pub async fn changed(&mut self) -> Outcome<Loaded<T>> {
         match self.found.recv().await {
             Some(found) => found,
             // The thread has panicked and has said so on its way; what was read last stays in force.
@@ -91,17 +91,17 @@ fn directory(path: &Path) -> PathBuf {
 }
 
 /// The thread's side.
-struct Look {
+struct Look<T> {
     directory: PathBuf,
-    reader: Reader,
+    reader: Reader<T>,
     /// The text that was accepted or refused last.
     seen: Outcome<String>,
     again: Arc<AtomicBool>,
     woken: Receiver<()>,
-    tell: tokio::sync::mpsc::Sender<Outcome<Loaded>>,
+    tell: tokio::sync::mpsc::Sender<Outcome<Loaded<T>>>,
 }
 
-impl Look {
+impl<T> Look<T> {
     fn run(mut self, wake: SyncSender<()>) {
         // Dropping the watcher stops the events.
         let _watcher = self.events(wake);
@@ -142,7 +142,7 @@ impl Look {
         while begun.elapsed() < RESTLESS && self.woken.recv_timeout(QUIET).is_ok() {}
     }
 
-    fn understand(&mut self, mut text: Outcome<String>) -> Outcome<Loaded> {
+    fn understand(&mut self, mut text: Outcome<String>) -> Outcome<Loaded<T>> {
         let parse = &self.reader.parse;
         let mut loaded = text.as_deref().map_err(Clone::clone).and_then(parse);
         for _ in 1..LOOKS {

@@ -3,10 +3,12 @@
 //!
 //! * this file: what a file (or the flags in its place) declares, and the task that follows it;
 //! * `file`: notices that the file has changed;
+//! * `kube`: watches a Rollout and its pods on the API server;
 //! * `names`: looks up the names of endpoints, again and again; a stuck resolver delays the first snapshot that needs it,
 //!   by half a second at most, and nothing else.
 
 pub mod file;
+pub mod kube;
 mod names;
 
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use crate::route::bucket::Sticky;
 use crate::route::policy::Policy;
 use crate::route::{Backend, Override, Role, Route, Routing, Shares, VersionHash};
 
+pub use crate::control::cluster::Overlay;
 use file::Watch;
 use names::Names;
 
@@ -146,18 +149,24 @@ async fn next_change(file: &mut Option<Watch>) -> file::Outcome<file::Loaded> {
 
 /// What is declared, with the addresses that need no look-up: for questions that no endpoint has to answer.
 pub fn without_names(declared: &Declared) -> Routing {
-    observe(declared, "", &[], &Names::default()).routing
+    routing(declared, &Names::default(), &mut Vec::new())
 }
 
 fn observe(declared: &Declared, origin: &str, notes: &[String], names: &Names) -> Observed {
     let mut notes = notes.to_vec();
+    // A file names the port of every endpoint, so there is no other.
+    let routings = vec![routing(declared, names, &mut notes)];
+    Observed { notes, ..Observed::plain(routings, origin) }
+}
+
+fn routing(declared: &Declared, names: &Names, notes: &mut Vec<String>) -> Routing {
     let backends = declared
         .backends
         .iter()
         .map(|backend| {
             let mut endpoints: Vec<SocketAddr> = Vec::new();
             for endpoint in &backend.endpoints {
-                let found = names.addresses(endpoint, &mut notes);
+                let found = names.addresses(endpoint, notes);
                 for address in found {
                     if !endpoints.contains(&address) {
                         endpoints.push(address);
@@ -173,18 +182,13 @@ fn observe(declared: &Declared, origin: &str, notes: &[String], names: &Names) -
             Backend { version: backend.version.clone(), role: backend.role, endpoints: endpoints.into() }
         })
         .collect();
-    Observed {
-        routing: Routing {
-            backends,
-            split: declared.split.clone(),
-            routes: declared.routes.clone(),
-            sticky: declared.sticky.clone(),
-            override_: declared.override_.clone(),
-            policy: declared.policy.clone(),
-        },
-        origin: origin.to_owned(),
-        notes,
-        refusal_stands: false,
+    Routing {
+        backends,
+        split: declared.split.clone(),
+        routes: declared.routes.clone(),
+        sticky: declared.sticky.clone(),
+        override_: declared.override_.clone(),
+        policy: declared.policy.clone(),
     }
 }
 
@@ -265,12 +269,12 @@ mod tests {
     async fn a_stuck_resolver_and_busy_names_do_not_keep_a_change_from_being_told() {
         let mut source = Source::start();
         let first = source.next().await.unwrap();
-        assert_eq!(*first.routing.backends[0].endpoints, [address(1), address(9)]);
+        assert_eq!(*first.routings[0].backends[0].endpoints, [address(1), address(9)]);
         assert!(first.notes.iter().any(|note| note.starts_with("stuck:80: the resolver has not answered yet")));
         for weight in 2..6 {
             // Names are asked every millisecond meanwhile.
             fs::write(source.file.path(), weight.to_string()).unwrap();
-            assert_eq!(source.next().await.unwrap().routing.split.total(), weight);
+            assert_eq!(source.next().await.unwrap().routings[0].split.total(), weight);
         }
     }
 
@@ -283,7 +287,7 @@ mod tests {
         *source.app.lock().unwrap() = 2;
         let moved = source.next().await.unwrap();
         assert!(moved.refusal_stands);
-        assert_eq!(*moved.routing.backends[0].endpoints, [address(2), address(9)]);
+        assert_eq!(*moved.routings[0].backends[0].endpoints, [address(2), address(9)]);
         fs::write(source.file.path(), "10").unwrap();
         assert!(!source.next().await.unwrap().refusal_stands);
     }
@@ -294,7 +298,7 @@ mod tests {
         source.next().await.unwrap();
         for _ in 0..3 {
             source.again.send(()).await.unwrap();
-            assert_eq!(source.next().await.unwrap().routing.split.total(), 1);
+            assert_eq!(source.next().await.unwrap().routings[0].split.total(), 1);
         }
         fs::write(source.file.path(), "ten").unwrap();
         assert!(source.next().await.is_err());

@@ -26,21 +26,21 @@ async fn config_shows_what_is_live_and_what_became_of_it() {
     assert_eq!(config["generation"], 1);
     assert_eq!(config["state"], "ready");
     assert_eq!(config["origin"], "test");
-    assert_eq!(config["split"]["total"], 1000);
-    assert_eq!(config["split"]["requests"], 200);
-    let shown = &config["split"]["versions"];
+    assert_eq!(config["ports"][0]["split"]["total"], 1000);
+    assert_eq!(config["ports"][0]["split"]["requests"], 200);
+    let shown = &config["ports"][0]["split"]["versions"];
     for version in shown.as_array().unwrap() {
         let sent = if version["version"] == "canary" { canary.received() } else { stable.received() };
         assert_eq!(version["sent"], sent);
         assert!(version["error_in_requests"].as_f64().unwrap().abs() < 1.0, "{version}");
     }
     let endpoints: Vec<&Value> =
-        config["backends"].as_array().unwrap().iter().map(|backend| &backend["endpoints"][0]).collect();
+        config["ports"][0]["backends"].as_array().unwrap().iter().map(|backend| &backend["endpoints"][0]).collect();
     assert_eq!(endpoints, [&*stable.address.to_string(), &*canary.address.to_string()]);
     proxy.set(two(&stable, &canary, (1, 1))).await;
     let config = json(&proxy, "/config").await;
-    assert_eq!((&config["generation"], &config["split"]["total"]), (&Value::from(2), &Value::from(2)));
-    assert_eq!(config["split"]["requests"], 200, "the account goes on");
+    assert_eq!((&config["generation"], &config["ports"][0]["split"]["total"]), (&Value::from(2), &Value::from(2)));
+    assert_eq!(config["ports"][0]["split"]["requests"], 200, "the account goes on");
 }
 
 #[tokio::test]
@@ -62,9 +62,7 @@ async fn a_refused_change_is_shown_and_counted_and_the_old_state_keeps_serving()
         action: Action::Send(VersionHash::new("nobody")),
         count: true,
     }];
-    proxy
-        .observe(Ok(Observed { routing: broken, origin: "test".to_owned(), notes: Vec::new(), refusal_stands: false }))
-        .await;
+    proxy.observe(Ok(Observed::plain(vec![broken], "test"))).await;
     eventually("both refusals counted", async || proxy.metric("splitway_reloads_total{outcome=\"bad\"}").await == 2.0)
         .await;
     let config = json(&proxy, "/config").await;

@@ -45,7 +45,7 @@ async fn a_name_that_does_not_resolve_is_noted_and_the_other_endpoints_serve() {
         noted(&config, "canary.invalid:9002") && noted(&config, "backend canary has no endpoint now"),
         "{config:#}"
     );
-    assert_eq!(config["backends"][0]["endpoints"], serde_json::json!([stable.address.to_string()]));
+    assert_eq!(config["ports"][0]["backends"][0]["endpoints"], serde_json::json!([stable.address.to_string()]));
 
     // Names do not stand in the way of a change.
     folder.write("splitway.yaml", &yaml(&endpoints, "\"canary.invalid:9002\"", 20));

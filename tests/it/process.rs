@@ -187,7 +187,7 @@ impl Serving {
 /// Whether the live share of the canary is this one.
 pub fn canary_is(percent: u32) -> impl Fn(&Value) -> bool {
     move |config| {
-        let versions = config["split"]["versions"].as_array().map_or(&[][..], Vec::as_slice);
+        let versions = config["ports"][0]["split"]["versions"].as_array().map_or(&[][..], Vec::as_slice);
         let canary = versions.iter().find(|version| version["version"] == "canary");
         canary.is_some_and(|canary| canary["asked_ratio"] == f64::from(percent) / 100.0)
     }

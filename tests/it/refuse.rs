@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{Method, Request};
 use splitway::route::policy::Policy;
-use splitway::route::{Identity, Role};
+use splitway::route::{Identity, PortName, Role};
 use splitway::{Settings, control, proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -441,12 +441,14 @@ async fn what_follows_connection_close_is_ignored() {
 async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
     let settings = Settings {
         proxy: proxy::Settings {
-            listeners: vec![proxy::Listener { address: ([127, 0, 0, 1], 0).into() }],
+            listeners: vec![proxy::Listener { address: ([127, 0, 0, 1], 0).into(), port: 0 }],
             workers: 1,
             drain: proxy::Drain::default(),
         },
         admin: None,
         identity: Identity::random(),
+        ports: vec![PortName::default()],
+        following: None,
     };
     let (_observations, receiver) = control::channel();
     let running = splitway::bind(settings).unwrap().start(receiver).unwrap();
@@ -458,12 +460,14 @@ async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
 async fn time_passes_before_the_first_snapshot_too() {
     let settings = Settings {
         proxy: proxy::Settings {
-            listeners: vec![proxy::Listener { address: ([127, 0, 0, 1], 0).into() }],
+            listeners: vec![proxy::Listener { address: ([127, 0, 0, 1], 0).into(), port: 0 }],
             workers: 1,
             drain: proxy::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         },
         admin: None,
         identity: Identity::random(),
+        ports: vec![PortName::default()],
+        following: None,
     };
     let (_observations, receiver) = control::channel();
     let running = splitway::bind(settings).unwrap().start(receiver).unwrap();

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use splitway::control::{Observed, Rejected, Sender};
 use splitway::proxy::{Drain, Listener};
 use splitway::route::policy::Policy;
-use splitway::route::{Backend, Generation, Identity, Role, Routing, Shares, VersionHash};
+use splitway::route::{Backend, Generation, Identity, PortName, Role, Routing, Shares, VersionHash};
 use splitway::{Running, Settings, control, proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -218,12 +218,14 @@ impl Proxy {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = Settings {
             proxy: proxy::Settings {
-                listeners: vec![Listener { address: loopback }],
+                listeners: vec![Listener { address: loopback, port: 0 }],
                 workers: 2,
                 drain: Drain { delay: Duration::ZERO, timeout: Duration::from_secs(10) },
             },
             admin: Some(loopback),
             identity: Identity::random(),
+            ports: vec![PortName::default()],
+            following: None,
         };
         adjust(&mut settings);
         let (observations, receiver) = control::channel();
@@ -241,8 +243,7 @@ impl Proxy {
     /// Sends what a source would send, and returns when it is live.
     pub async fn set(&self, routing: Routing) {
         let next = Generation(self.running.live().generation().0 + 1);
-        self.observe(Ok(Observed { routing, origin: "test".to_owned(), notes: Vec::new(), refusal_stands: false }))
-            .await;
+        self.observe(Ok(Observed::plain(vec![routing], "test"))).await;
         soon("the new generation", self.running.reached(next)).await;
     }
 

@@ -173,6 +173,8 @@ pub struct Status {
     /// Of the steps that the index points into. Only good for comparing with an earlier one: it cannot be recomputed,
     /// because it is taken from how one version of the controller writes the steps.
     pub current_step_hash: Option<String>,
+    /// Of all the Rollout's pods, as a label selector.
+    pub selector: Option<String>,
     pub abort: Option<bool>,
     pub promote_full: Option<bool>,
     pub canary: Option<CanaryStatus>,
