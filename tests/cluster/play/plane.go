@@ -36,6 +36,9 @@ type plane struct {
 	env      []string
 	token    string // of system:masters
 	proxy    string // of the proxy's service account
+
+	scores    []score
+	takeovers []takeover
 }
 
 func (o *options) folder(name string) string { return filepath.Join(o.work, name) }
@@ -85,10 +88,10 @@ func startPlane(ctx context.Context, o options) (*plane, error) {
 	if err := p.serverReady(); err != nil {
 		return p, err
 	}
-	if err := p.writeKubeconfig(o.kubeconfig(), p.token); err != nil {
+	if err := p.writeKubeconfig(o.kubeconfig(), serverURL, p.token); err != nil {
 		return p, err
 	}
-	if err := p.writeKubeconfig(o.folder("kubeconfig-proxy"), p.proxy); err != nil {
+	if err := p.writeKubeconfig(o.folder("kubeconfig-proxy"), serverURL, p.proxy); err != nil {
 		return p, err
 	}
 	if _, err := p.kubectl("apply", "--server-side", "-f", o.crds); err != nil {
@@ -244,14 +247,14 @@ func randomToken() string {
 	return hex.EncodeToString(bytes)
 }
 
-func (p *plane) writeKubeconfig(file, token string) error {
+func (p *plane) writeKubeconfig(file, server, token string) error {
 	text := fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters: [{name: test, cluster: {server: %q, certificate-authority: %q}}]
 users: [{name: test, user: {token: %s}}]
 contexts: [{name: test, context: {cluster: test, user: test}}]
 current-context: test
-`, serverURL, filepath.Join(p.folder("certificates"), "apiserver.crt"), token)
+`, server, filepath.Join(p.folder("certificates"), "apiserver.crt"), token)
 	return os.WriteFile(file, []byte(text), 0o600)
 }
 

@@ -1,0 +1,357 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"splitway.dev/cluster/load"
+)
+
+// Requests per second through the cluster address of a Service: kubeproxy is a double of ours, and copies bytes.
+const clusterRate = 200
+
+// shipped: `kubectl apply -k` of the case, in a namespace that enforces the strictest standard; a whole rollout under load;
+// then nothing has drifted, and the proxies have only looked.
+func shipped(s *stage) error {
+	if err := s.apply("restricted.yaml"); err != nil {
+		return err
+	}
+	if _, err := s.do("apply", "-k", s.deploy("overlays", app)); err != nil {
+		return err
+	}
+	return all(
+		func() error { return s.up("v1") },
+		func() error { return s.proxyPods(2) },
+		func() error { return s.loadService("frontend-service") },
+		s.rolloutThroughPods,
+		func() error { return s.undrifted("shipped", []string{"overlays/" + app}, nil) },
+		func() error { return s.onlyLookedAt("rollouts", "services", "endpointslices", "pods") },
+		s.mayNot,
+	)
+}
+
+// withoutPods: where the Role does not grant pods, slices are followed, which is said.
+func withoutPods(s *stage) error {
+	if err := s.apply("restricted.yaml"); err != nil {
+		return err
+	}
+	folder, err := s.kustomization("without-pods-run", []string{"overlays/" + app}, []string{"components/without-pods"})
+	if err != nil {
+		return err
+	}
+	if _, err := s.do("apply", "-k", folder); err != nil {
+		return err
+	}
+	return all(
+		func() error { return s.up("v1") },
+		func() error { return s.proxyPods(2) },
+		func() error {
+			for _, w := range s.inPods {
+				p, err := w.picture()
+				if err != nil {
+					return err
+				}
+				if !slices.ContainsFunc(p.Notes, func(note string) bool { return strings.Contains(note, "pods") }) {
+					return fmt.Errorf("%s: expected a note about pods that may not be read, found %v", w.name, p.Notes)
+				}
+				s.say("%s says: %s", w.name, strings.Join(p.Notes, "; "))
+			}
+			return nil
+		},
+		func() error { return s.loadService("frontend-service") },
+		s.rolloutThroughPods,
+		func() error {
+			return s.undrifted("without-pods", []string{"overlays/" + app}, []string{"components/without-pods"})
+		},
+	)
+}
+
+// sidecar: the proxy begins before its client and ends after it, and nobody else can reach it.
+func sidecar(s *stage) error {
+	if err := s.apply("restricted.yaml"); err != nil {
+		return err
+	}
+	for _, folder := range []string{s.deploy("overlays", app), s.deploy("overlays", "sidecar")} {
+		if _, err := s.do("apply", "-k", folder); err != nil {
+			return err
+		}
+	}
+	var pods []corev1.Pod
+	return all(
+		func() error { return s.up("v1") },
+		func() error {
+			return s.until("two clients have got their answers through the proxy beside them", 60*time.Second, func(w *world) (err error) {
+				if pods, err = w.labelled("app", "frontend-client"); err != nil {
+					return err
+				}
+				ready := 0
+				for _, pod := range pods {
+					if isReady(&pod) && len(pod.Status.InitContainerStatuses) == 1 && pod.Status.InitContainerStatuses[0].Ready {
+						ready++
+					}
+				}
+				if ready != 2 {
+					return fmt.Errorf("expected 2 ready pods with a sidecar, found %d of %d", ready, len(pods))
+				}
+				return nil
+			})
+		},
+		func() error {
+			// Its listener is on the pod's own loopback; its admin listener is for probes and Prometheus.
+			for _, pod := range pods {
+				w := &splitway{stage: s, admin: pod.Status.PodIP + ":9090"}
+				w.name = pod.Name
+				if _, err := w.ask("/readyz"); err != nil {
+					return err
+				}
+				if _, err := client.Get("http://" + pod.Status.PodIP + ":8080/"); err == nil {
+					return fmt.Errorf("%s: others can use the proxy", pod.Name)
+				}
+			}
+			return nil
+		},
+		func() error {
+			_, err := s.do("-n", namespace, "delete", "deployment", "frontend-client", "--cascade=foreground", "--wait", "--timeout", "60s")
+			return err
+		},
+		func() error {
+			return s.world.until(s.ctx, "how they ended", 10*time.Second, func(w *world) error {
+				ended := 0
+				for _, e := range w.events {
+					if e.Kind != "Pod" || e.Type != "DELETED" || e.Object.GetLabels()["app"] != "frontend-client" {
+						continue
+					}
+					pod, err := convert[corev1.Pod](e.Object)
+					if err != nil {
+						return err
+					}
+					for _, c := range slices.Concat(pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses) {
+						if over := c.State.Terminated; over == nil || over.ExitCode != 0 || c.RestartCount != 0 {
+							return fmt.Errorf("pod %s, container %s: expected one run that ended with 0, found %+v", pod.Name, c.Name, c)
+						}
+					}
+					ended++
+				}
+				if ended != 2 {
+					return fmt.Errorf("expected 2 pods to end, %d did", ended)
+				}
+				return nil
+			})
+		},
+	)
+}
+
+// up waits until the application runs.
+func (s *stage) up(name string) error {
+	return s.until(name+" is deployed", 60*time.Second, func(w *world) error {
+		r, err := w.healthy(app)
+		if err != nil {
+			return err
+		}
+		_, err = w.readyAddresses(r.Status.StableRS, 3)
+		s.stable = version{name, r.Status.StableRS}
+		s.latest, s.count = s.stable, 1
+		return err
+	})
+}
+
+// proxyPods waits until so many proxies are ready.
+func (s *stage) proxyPods(count int) error {
+	if _, err := s.kubectl("-n", namespace, "rollout", "status", "deployment/splitway", "--timeout", "60s"); err != nil {
+		return err
+	}
+	return s.until(fmt.Sprintf("%d proxies are ready", count), 30*time.Second, func(w *world) error {
+		pods, err := w.labelled("app.kubernetes.io/name", "splitway")
+		if err != nil {
+			return err
+		}
+		s.inPods = nil
+		for _, pod := range pods {
+			if pod.DeletionTimestamp == nil && isReady(&pod) {
+				one := &splitway{stage: s, admin: pod.Status.PodIP + ":9090"}
+				one.name = pod.Name
+				s.inPods = append(s.inPods, one)
+			}
+		}
+		if len(s.inPods) != count || len(pods) != count {
+			return fmt.Errorf("%d of %d are ready", len(s.inPods), len(pods))
+		}
+		return nil
+	})
+}
+
+func (w *world) labelled(label, value string) ([]corev1.Pod, error) {
+	var pods []corev1.Pod
+	for _, object := range w.latest["Pod"] {
+		if object.GetLabels()[label] != value {
+			continue
+		}
+		pod, err := convert[corev1.Pod](object)
+		if err != nil {
+			return nil, err
+		}
+		pods = append(pods, pod)
+	}
+	slices.SortFunc(pods, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	return pods, nil
+}
+
+// loadService begins a load like that of clients which know nothing but the Service.
+func (s *stage) loadService(name string) error {
+	ip, err := s.kubectl("-n", namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
+	if err != nil {
+		return err
+	}
+	if err := s.clusterAnswers(name, "hello from the "+s.stable.name+" version\n"); err != nil {
+		return err
+	}
+	s.loads = append(s.loads, load.Start(load.Settings{Target: ip + ":5000", Rate: clusterRate, Timeout: requestTimeout}))
+	return s.more(200)
+}
+
+// rolloutThroughPods: 33 %, a pause that a user ends, 100 %; the sum of all proxies is exact at each.
+func (s *stage) rolloutThroughPods() error {
+	return all(
+		func() error { return s.release() },
+		func() error { return s.paused33("the pause has begun") },
+		func() error { return s.sum(33, 1200) },
+		s.promotePods,
+		func() error { return s.sum(100, 300) },
+	)
+}
+
+func (s *stage) paused33(what string) error {
+	err := s.until(what, 60*time.Second, func(w *world) error {
+		r, err := w.rollout(app)
+		if err != nil {
+			return err
+		}
+		return s.paused(1)(r)
+	})
+	if err != nil {
+		return err
+	}
+	return s.podsServe(33)
+}
+
+func (s *stage) promotePods() error {
+	if err := s.promote(); err != nil {
+		return err
+	}
+	err := s.until(s.latest.name+" is promoted", 60*time.Second, func(w *world) error {
+		r, err := w.healthy(app)
+		if err == nil && r.Status.StableRS != s.latest.hash {
+			err = fmt.Errorf("expected %v to be stable, found %s", s.latest, r.describe())
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.stable = s.latest
+	return s.podsServe(100)
+}
+
+func (s *stage) podsServe(weight int) error {
+	for _, w := range s.inPods {
+		if err := w.serves(s.latest.hash, weight, 100); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sum: of so many requests from now on the latest version gets its weight, whichever proxy they go to. Two requests are
+// the bound for two proxies that take turns, and one for each that was under way when the counting began or ended.
+func (s *stage) sum(weight, requests int) error {
+	from := time.Now()
+	if err := s.more(requests); err != nil {
+		return err
+	}
+	for _, l := range s.loads {
+		w := l.Window(from, time.Now())
+		off, bound := w.Off(s.latest.name, weight, 100), w.Bound()+float64(len(s.inPods)-1)
+		if w.Lost > 0 || math.Abs(off) > bound {
+			return fmt.Errorf("%d %%: of %d requests %s got %d, off by %+.2f (bound %.0f), %d lost; all: %v",
+				weight, w.Requests, s.latest.name, w.Versions[s.latest.name], off, bound, w.Lost, w.Versions)
+		}
+		s.say("%d %%: %s got %d of %d requests, off by %+.2f (bound %.0f)", weight, s.latest.name, w.Versions[s.latest.name], w.Requests, off, bound)
+		s.score.windows++
+		if w.Unsure == 0 {
+			s.score.worst = max(s.score.worst, math.Abs(off))
+		}
+	}
+	return nil
+}
+
+// undrifted: after a whole rollout the cluster is what its manifests say, once they say the version that it was about.
+func (s *stage) undrifted(name string, resources, components []string) error {
+	before, err := s.kustomization(name+"-before", resources, components)
+	if err != nil {
+		return err
+	}
+	if different, err := s.kubectl("diff", "-k", before); err == nil || !strings.Contains(different, "value: "+s.stable.name) {
+		return fmt.Errorf("expected kubectl diff to show that the version is another one, found %q (%v)", different, err)
+	}
+	after, err := s.kustomization(name+"-after", resources, components)
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(filepath.Join(after, "kustomization.yaml"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(file, `patches:
+  - target: { kind: Rollout }
+    patch: '[{"op": "replace", "path": "/spec/template/spec/containers/0/env/0/value", "value": %q}]'
+`, s.stable.name)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	if different, err := s.kubectl("diff", "-k", after); err != nil {
+		return fmt.Errorf("expected kubectl diff to find nothing, found\n%s\n%w", different, err)
+	}
+	s.say("kubectl diff finds nothing, after a whole rollout")
+	return nil
+}
+
+// onlyLookedAt wants the audit log to show list and watch of these by the account of the shipped manifests, and nothing
+// else but get.
+func (s *stage) onlyLookedAt(resources ...string) error {
+	acts, err := s.acts(account)
+	if err != nil {
+		return err
+	}
+	for _, resource := range resources {
+		for _, verb := range []string{"list", "watch"} {
+			if acts[verb+" "+resource] == 0 {
+				return fmt.Errorf("expected the audit log to show %s %s, found %v", verb, resource, acts)
+			}
+		}
+	}
+	s.say("the audit log of the proxies: %v", acts)
+	return s.onlyLooked()
+}
+
+// mayNot asks the API server for what the account has not been given.
+func (s *stage) mayNot() error {
+	for _, act := range []string{"create pods", "patch rollouts", "update services", "delete pods", "get secrets", "get configmaps", "create tokenreviews"} {
+		verb, resource, _ := strings.Cut(act, " ")
+		answer, err := s.kubectl("-n", namespace, "auth", "can-i", verb, resource, "--as", account)
+		if strings.TrimSpace(answer) != "no" {
+			return fmt.Errorf("may the proxy %s? expected no, found %q (%v)", act, answer, err)
+		}
+	}
+	if answer, err := s.kubectl("-n", "default", "auth", "can-i", "list", "pods", "--as", account); strings.TrimSpace(answer) != "no" {
+		return fmt.Errorf("may the proxy list pods elsewhere? expected no, found %q (%v)", answer, err)
+	}
+	return nil
+}
