@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,8 +44,8 @@ func blocks(page string) ([]block, error) {
 		case strings.HasPrefix(line, "<!-- run ") && strings.HasSuffix(line, " -->"):
 			story = strings.TrimSuffix(strings.TrimPrefix(line, "<!-- run "), " -->")
 		case line == "```sh":
-			if story == "" {
-				return nil, fmt.Errorf("%s:%d: nothing says in which story these commands are run", page, number)
+			if !slices.Contains(stories, story) {
+				return nil, fmt.Errorf("%s:%d: these commands belong to no story that is run, but to %q", page, number, story)
 			}
 			open = &block{story: story, line: number}
 		}
@@ -85,6 +86,9 @@ func (s *stage) follow(page, story string) error {
 
 const migrationPage = "docs/migration.md"
 
+// Each is played by a scenario below.
+var stories = []string{"one-service", "one-service back", "ingress", "ingress back"}
+
 // migration: from one Service for all pods to Splitway and back, by the page's own commands, under load at the Service.
 func migration(s *stage) error {
 	return all(
@@ -108,10 +112,10 @@ func migration(s *stage) error {
 			})
 		},
 		func() error { return s.paused33("33 %: the pause has begun") },
-		// Those connections that were opened before the Service was re-pointed are at pods of v1 still. A client that keeps
-		// one for ever would never see another version; so the shares are looked at on new connections.
-		func() error { return s.loadService("frontend-service") },
-		func() error { return s.newest(func() error { return s.sum(33, 600) }) },
+		// Connections from before are at pods of v1 still, and end with them, as at every release before. So these clients
+		// leave, without having lost anything, and others come.
+		s.changeClients,
+		func() error { return s.sum(33, 1200) },
 		func() error { return s.follow(migrationPage, "one-service back") },
 		func() error {
 			return s.until("all is as it was, and v2 is stable", 30*time.Second, func(w *world) error {
@@ -134,12 +138,16 @@ func migration(s *stage) error {
 	)
 }
 
-// newest looks at the last load alone.
-func (s *stage) newest(look func() error) error {
-	all := s.loads
-	s.loads = all[len(all)-1:]
-	defer func() { s.loads = all }()
-	return look()
+// changeClients ends the loads, of which nothing may be lost until then, and begins a new one.
+func (s *stage) changeClients() error {
+	for _, l := range s.loads {
+		l.Stop()
+	}
+	if err := s.losses(); err != nil {
+		return err
+	}
+	s.loads = nil
+	return s.loadService("frontend-service")
 }
 
 // migrationIngress: the same with a Rollout that had ingress-nginx. Nobody serves Ingresses here: what is checked is that the

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -55,14 +56,18 @@ func withoutPods(s *stage) error {
 		func() error { return s.proxyPods(2) },
 		func() error {
 			for _, w := range s.inPods {
-				p, err := w.picture()
+				text, err := w.ask("/config")
 				if err != nil {
 					return err
 				}
-				if !slices.ContainsFunc(p.Notes, func(note string) bool { return strings.Contains(note, "pods") }) {
-					return fmt.Errorf("%s: expected a note about pods that may not be read, found %v", w.name, p.Notes)
+				var p struct{ Rollout struct{ Notes []string } }
+				if err := json.Unmarshal([]byte(text), &p); err != nil {
+					return err
 				}
-				s.say("%s says: %s", w.name, strings.Join(p.Notes, "; "))
+				if !slices.ContainsFunc(p.Rollout.Notes, func(note string) bool { return strings.Contains(note, "EndpointSlices") }) {
+					return fmt.Errorf("%s: expected a note about the slices that are followed instead, found %v", w.name, p.Rollout.Notes)
+				}
+				s.say("%s says: %s", w.name, strings.Join(p.Rollout.Notes, "; "))
 			}
 			return nil
 		},
