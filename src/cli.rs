@@ -194,7 +194,7 @@ pub struct Settings {
     /// Follow this Argo Rollout, as in services/shop
     #[arg(short, long, env = "SPLITWAY_ROLLOUT", hide_env = true, value_name = "NAMESPACE/NAME")]
     pub rollout: Option<String>,
-    /// Where clients come in; :8080 is all interfaces
+    /// Where clients come in, as in :8080 or :8080=http
     #[arg(short, long, env = "SPLITWAY_LISTEN", hide_env = true, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen: Vec<String>,
     /// Metrics, health and more, as in 127.0.0.1:9090

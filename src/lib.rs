@@ -61,18 +61,27 @@ pub struct Bound {
 /// Opens every socket, so that a port in use is an error before anything has started.
 pub fn bind(settings: Settings) -> io::Result<Bound> {
     let ports = settings.ports;
-    if let Some(listener) = settings.proxy.listeners.iter().find(|listener| listener.port >= ports.len()) {
-        let message = format!(
-            "listener {}: there are {} ports, and none is number {}",
-            listener.address,
-            ports.len(),
-            listener.port
-        );
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
+    check_ports(&ports, &settings.proxy.listeners)
+        .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     let admin = settings.admin.map(admin::bind).transpose()?;
     let (workers, following) = (settings.proxy.workers, settings.following);
     Ok(Bound { proxy: proxy::bind(settings.proxy)?, admin, identity: settings.identity, ports, workers, following })
+}
+
+/// Whether the ports are told apart by their names, and every listener stands before one of them.
+fn check_ports(ports: &[PortName], listeners: &[proxy::Listener]) -> Result<(), String> {
+    if ports.is_empty() {
+        return Err("expected at least one port, found none".to_owned());
+    }
+    if let Some((_, twice)) = ports.iter().enumerate().find(|(i, port)| ports[..*i].contains(port)) {
+        return Err(format!("the port {:?} is there twice", twice.as_str()));
+    }
+    match listeners.iter().find(|listener| listener.port >= ports.len()) {
+        Some(proxy::Listener { address, port }) => {
+            Err(format!("listener {address}: its port is number {port}, counted from 0, and there are {}", ports.len()))
+        }
+        None => Ok(()),
+    }
 }
 
 impl Bound {

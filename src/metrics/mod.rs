@@ -147,11 +147,14 @@ pub(crate) mod made_up {
         Metrics::new(workers, live, vec![PortName::default()])
     }
 
+    /// Each version with its role and weight.
+    type Weighted<'a> = &'a [(&'a str, Role, u32)];
+
     /// Two ports, each with its versions.
-    pub(crate) fn two_ports(ports: [(&str, &[(&str, Role, u32)]); 2]) -> (Publisher, Live, Vec<PortName>) {
+    pub(crate) fn two_ports(ports: [(&str, Weighted<'_>); 2]) -> (Publisher, Live, Vec<PortName>) {
         let (mut publisher, live) = live::channel(2);
         let identity = Identity::random();
-        let build = |(name, versions): &(&str, &[(&str, Role, u32)])| {
+        let build = |(name, versions): &(&str, Weighted<'_>)| {
             Snapshot::build(routing(versions), &identity.at(&PortName::new(name)), None).expect("it fits together")
         };
         publisher.publish(ports.iter().map(build).collect());

@@ -804,6 +804,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn checking_has_no_effect_on_what_is_live() {
+        let with = |stable, canary| Routing { split: shares(&[("stable", stable), ("6d4f9", canary)]), ..plain() };
+        let live = Snapshot::build(with(1, 0), &identity(), None).unwrap();
+        let checked = Snapshot::check(with(0, 1)).unwrap();
+        let ask = || live.decide(&head("/", &[])).backend;
+        assert!((0..50).all(|_| ask() == STABLE));
+        // Whereas what is built is in force, also for those who still hold the snapshot before.
+        let _next = checked.build(&identity(), Some(&live));
+        assert!((0..50).all(|_| ask() == CANARY));
+    }
+
+    #[test]
+    fn ports_are_not_in_step_with_each_other_and_each_has_the_same_schedule_in_every_replica() {
+        let shared = Identity { seed: Seed::shared("seed"), ..identity() };
+        let draws = |port: &str| {
+            let routing = Routing { split: shares(&[("stable", 1), ("6d4f9", 1)]), ..plain() };
+            let snapshot = Snapshot::build(routing, &shared.at(&PortName::new(port)), None).unwrap();
+            (0..200).map(|_| snapshot.decide(&head("/", &[])).backend).collect::<Vec<_>>()
+        };
+        let ports = ["", "http", "grpc", "5000"].map(draws);
+        for (i, one) in ports.iter().enumerate() {
+            for other in &ports[..i] {
+                let same = one.iter().zip(other).filter(|(one, other)| one == other).count();
+                assert!((60..=140).contains(&same), "{same} of 200 draws are the same");
+            }
+        }
+        assert_eq!(draws("http"), ports[1]);
+        assert!(Arc::ptr_eq(&shared.at(&PortName::default()).mint, &shared.mint), "one port by itself is as before");
+    }
+
     fn routings() -> impl Strategy<Value = Routing> {
         let names = ["stable", "6d4f9", "dark"];
         let own = move |weights: [u32; 3]| shares(&[0, 1, 2].map(|i| (names[i], weights[i])));

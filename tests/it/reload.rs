@@ -20,7 +20,7 @@ use crate::process::{Folder, Serving, canary_is, yaml};
 use crate::support::{App, soon};
 
 /// Clients that never rest, each on one keep-alive connection, and check every answer.
-struct Clients {
+pub struct Clients {
     answers: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<Found>>,
@@ -36,7 +36,7 @@ struct Found {
 }
 
 impl Clients {
-    fn start(proxy: &Serving) -> Self {
+    pub fn start(proxy: &Serving) -> Self {
         let (stop, stopped) = watch::channel(false);
         let answers = Arc::<AtomicU64>::default();
         let tasks =
@@ -45,7 +45,7 @@ impl Clients {
     }
 
     /// Returns once each of the clients has had some answers since now.
-    async fn go_on(&self) {
+    pub async fn go_on(&self) {
         let wished = self.answers.load(Ordering::Relaxed) + 60;
         let more = async {
             while self.answers.load(Ordering::Relaxed) < wished {
@@ -56,7 +56,7 @@ impl Clients {
     }
 
     /// Lets them finish what they do. Panics unless every request was answered, correctly, on the first connection.
-    async fn all_was_well(self) -> u64 {
+    pub async fn all_was_well(self) -> u64 {
         self.stop.send_replace(true);
         for task in self.tasks {
             let found = task.await.unwrap();

@@ -215,6 +215,22 @@ impl Proxy {
 
     /// `adjust` may change the settings before the sockets are bound.
     pub async fn start_with(routing: Routing, adjust: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_all(vec![routing], adjust).await
+    }
+
+    /// One listener before each port, in this order.
+    pub async fn start_ports<const N: usize>(ports: [(&str, Routing); N]) -> Self {
+        let names = ports.iter().map(|(name, _)| PortName::new(name)).collect();
+        let routings = ports.map(|(_, routing)| routing).into();
+        Self::start_all(routings, |settings| {
+            settings.proxy.listeners =
+                (0..N).map(|port| Listener { port, ..settings.proxy.listeners[0].clone() }).collect();
+            settings.ports = names;
+        })
+        .await
+    }
+
+    async fn start_all(routings: Vec<Routing>, adjust: impl FnOnce(&mut Settings)) -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = Settings {
             proxy: proxy::Settings {
@@ -236,14 +252,19 @@ impl Proxy {
             running,
             observations,
         };
-        proxy.set(routing).await;
+        proxy.set_all(routings).await;
         proxy
     }
 
     /// Sends what a source would send, and returns when it is live.
     pub async fn set(&self, routing: Routing) {
+        self.set_all(vec![routing]).await;
+    }
+
+    /// The same for several ports.
+    pub async fn set_all(&self, routings: Vec<Routing>) {
         let next = Generation(self.running.live().generation().0 + 1);
-        self.observe(Ok(Observed::plain(vec![routing], "test"))).await;
+        self.observe(Ok(Observed::plain(routings, "test"))).await;
         soon("the new generation", self.running.reached(next)).await;
     }
 
