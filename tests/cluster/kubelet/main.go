@@ -2,7 +2,7 @@
 // namespace of its own, runs its containers as plain processes in there, probes them, tells the API server, and ends
 // them as the Pod asks. Scheduling is part of it: there is one Node.
 //
-// What it knows of a Pod: env (with fieldRef and $(NAME)), command and args, ports, readiness, liveness and startup
+// What it knows of a Pod: env (with fieldRef, $(NAME) and where Services are), command and args, ports, readiness, liveness and startup
 // probes, preStop, terminationGracePeriodSeconds, restartPolicy. What it does not know it refuses in the Pod's status
 // (init containers but sidecars, volumes but emptyDir, env from Secrets or ConfigMaps) or ignores because a process has
 // no such thing (resources, security contexts).

@@ -21,7 +21,8 @@ type pod struct {
 	object     *corev1.Pod  // as first seen; only its metadata and spec are read
 	containers []*container // sidecars first
 	sandbox    *sandbox
-	refused    string // why nothing of it was started
+	links      []corev1.EnvVar // where Services are
+	refused    string          // why nothing of it was started
 
 	changed chan struct{} // something to tell; holds one
 	once    struct{ end, forget sync.Once }
@@ -141,6 +142,7 @@ func (p *pod) start() chan struct{} {
 		return finished
 	}
 	log.Printf("%s/%s: %s", p.object.Namespace, p.object.Name, sandbox.address)
+	p.links = p.serviceLinks()
 	var running sync.WaitGroup
 	go func() {
 		for _, c := range p.containers {

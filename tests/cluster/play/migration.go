@@ -23,9 +23,10 @@ type block struct {
 	line  int
 }
 
-// blocks of one page, in its order. Every shell block must belong to a story: none may be there that was not run.
-func blocks(page string) ([]block, error) {
-	text, err := os.ReadFile(page)
+// blocks of one page, in its order. Every shell block must belong to a story: none may be there that was not run. (Those of
+// the README that are not about Kubernetes are run elsewhere.)
+func blocks(repository, page string) ([]block, error) {
+	text, err := os.ReadFile(filepath.Join(repository, page))
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +45,9 @@ func blocks(page string) ([]block, error) {
 		case strings.HasPrefix(line, "<!-- run ") && strings.HasSuffix(line, " -->"):
 			story = strings.TrimSuffix(strings.TrimPrefix(line, "<!-- run "), " -->")
 		case line == "```sh":
+			if story == "" && page == "README.md" {
+				continue
+			}
 			if !slices.Contains(stories, story) {
 				return nil, fmt.Errorf("%s:%d: these commands belong to no story that is run, but to %q", page, number, story)
 			}
@@ -53,69 +57,57 @@ func blocks(page string) ([]block, error) {
 	return all, nil
 }
 
-// follow types the commands of a story, from the top of the repository, and stops at the first that fails.
+// follow types the commands of a story in one shell, from the top of the repository, and stops at the first that fails.
 func (s *stage) follow(page, story string) error {
 	repository := filepath.Join(s.source, "..", "..")
-	all, err := blocks(filepath.Join(repository, page))
+	all, err := blocks(repository, page)
 	if err != nil {
 		return err
 	}
-	count := 0
+	script, last := "", ""
 	for _, b := range all {
-		if b.story != story {
-			continue
+		if b.story == story {
+			last = fmt.Sprintf("%s:%d", page, b.line)
+			script += fmt.Sprintf("echo '%s' >&3\n%s", last, b.text)
 		}
-		count++
-		s.world.did(fmt.Sprintf("%s:%d: %s", page, b.line, b.text))
-		ctx, cancel := context.WithTimeout(s.ctx, 2*commandTimeout)
-		command := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", b.text)
-		var said bytes.Buffer
-		command.Dir, command.Env, command.Stdout, command.Stderr = repository, s.env, &said, &said
-		err := command.Run()
-		cancel()
-		if err != nil {
-			return fmt.Errorf("%s:%d: %w\n%s%s", page, b.line, err, b.text, bytes.TrimSpace(said.Bytes()))
-		}
-		s.say("%s:%d done", page, b.line)
 	}
-	if count == 0 {
+	if script == "" {
 		return fmt.Errorf("%s has no commands for %q", page, story)
 	}
+	s.world.did(fmt.Sprintf("%s: %s\n%s", page, story, script))
+	ctx, cancel := context.WithTimeout(s.ctx, 3*time.Minute)
+	defer cancel()
+	command := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
+	var said, places bytes.Buffer
+	command.Dir, command.Env, command.Stdout, command.Stderr = repository, s.env, &said, &said
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	command.ExtraFiles = []*os.File{writer}
+	err = command.Run()
+	writer.Close()
+	if _, readErr := places.ReadFrom(reader); readErr != nil {
+		return readErr
+	}
+	reached := strings.Fields(places.String())
+	if err != nil {
+		return fmt.Errorf("%v: %w\n%s", reached, err, bytes.TrimSpace(said.Bytes()))
+	}
+	s.say("%s: done up to %s", story, last)
 	return nil
 }
 
 const migrationPage = "docs/migration.md"
 
 // Each is played by a scenario below.
-var stories = []string{"one-service", "one-service back", "ingress", "ingress back"}
+var stories = []string{"one-service", "one-service back", "ingress", "ingress back", "five-steps", "kustomize"}
 
 // migration: from one Service for all pods to Splitway and back, by the page's own commands, under load at the Service.
 func migration(s *stage) error {
 	return all(
-		func() error { return s.apply("restricted.yaml") },
-		func() error { return s.apply("one-service.yaml") },
-		func() error { return s.up("v1") },
-		func() error { return s.loadService("frontend-service") },
-		func() error {
-			s.count, s.latest = 2, version{name: "v2"}
-			return s.follow(migrationPage, "one-service")
-		},
-		func() error { return s.proxyPods(2) },
-		func() error {
-			return s.until("v2 is under way", 30*time.Second, func(w *world) error {
-				r, err := w.rollout(app)
-				if err == nil && r.Status.CurrentPodHash == s.stable.hash {
-					err = errors.New("the controller has not seen it")
-				}
-				s.latest.hash = r.Status.CurrentPodHash
-				return err
-			})
-		},
-		func() error { return s.paused33("33 %: the pause has begun") },
-		// Connections from before are at pods of v1 still, and end with them, as at every release before. So these clients
-		// leave, without having lost anything, and others come.
-		s.changeClients,
-		func() error { return s.sum(33, 1200) },
+		func() error { return s.moveIn(migrationPage, "one-service") },
 		func() error { return s.follow(migrationPage, "one-service back") },
 		func() error {
 			return s.until("all is as it was, and v2 is stable", 30*time.Second, func(w *world) error {
@@ -135,6 +127,60 @@ func migration(s *stage) error {
 			})
 		},
 		func() error { return s.more(400) },
+	)
+}
+
+// readme: the five steps of the README, with Helm, and the release to its end.
+func readme(s *stage) error {
+	return all(
+		func() error { return s.moveIn("README.md", "five-steps") },
+		s.promotePods,
+		func() error { return s.sum(100, 300) },
+	)
+}
+
+// ownOverlay: an overlay of a user's own, with an image from elsewhere.
+func ownOverlay(s *stage) error {
+	return all(
+		func() error { return s.apply("restricted.yaml") },
+		func() error { return s.follow("deploy/README.md", "kustomize") },
+		func() error {
+			image, err := s.kubectl("-n", namespace, "get", "deployment", "splitway", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+			if err == nil && image != "registry.example/splitway:0.1.0" {
+				err = fmt.Errorf("expected the image of the overlay, found %q", image)
+			}
+			return err
+		},
+	)
+}
+
+// moveIn begins with one Service for all pods, under load, follows a story, and looks at what it has led to: a third.
+func (s *stage) moveIn(page, story string) error {
+	return all(
+		func() error { return s.apply("restricted.yaml") },
+		func() error { return s.apply("one-service.yaml") },
+		func() error { return s.up("v1") },
+		func() error { return s.loadService("frontend-service") },
+		func() error {
+			s.count, s.latest = 2, version{name: "v2"}
+			return s.follow(page, story)
+		},
+		func() error { return s.proxyPods(2) },
+		func() error {
+			return s.until("v2 is under way", 30*time.Second, func(w *world) error {
+				r, err := w.rollout(app)
+				if err == nil && r.Status.CurrentPodHash == s.stable.hash {
+					err = errors.New("the controller has not seen it")
+				}
+				s.latest.hash = r.Status.CurrentPodHash
+				return err
+			})
+		},
+		func() error { return s.paused33("33 %: the pause has begun") },
+		// Connections from before are at pods of v1 still, and end with them, as at every release before. So these clients
+		// leave, without having lost anything, and others come.
+		s.changeClients,
+		func() error { return s.sum(33, 1200) },
 	)
 }
 
