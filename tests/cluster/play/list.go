@@ -20,6 +20,7 @@ var (
 	sidecarScene   = &scene{name: "sidecar", bare: true}
 	migrationScene = &scene{name: "migration", bare: true}
 	readmeScene    = &scene{name: "readme", bare: true}
+	verdictScene   = &scene{name: "analysis", bare: true}
 	overlayScene   = &scene{name: "own-overlay", bare: true}
 	ingressScene   = &scene{name: "migration-ingress", bare: true}
 	replicasScene  = &scene{name: "replicas", mode: empty, object: canary(fields{}), proxies: twoReplicas}
@@ -61,6 +62,7 @@ var scenarios = []scenario{
 	{"sidecar", "deploy: the proxy beside its client", sidecarScene, sidecar, false},
 	{"migration", "docs/migration.md: from one Service, under load, and back", migrationScene, migration, false},
 	{"readme", "README.md: five steps with Helm, under load", readmeScene, readme, true},
+	{"analysis", "deploy: what the AnalysisTemplates decide", verdictScene, verdicts, false},
 	{"own-overlay", "deploy/README.md: an overlay of a user's own", overlayScene, ownOverlay, false},
 	{"migration-ingress", "docs/migration.md: from ingress-nginx, and back", ingressScene, migrationIngress, false},
 	{"replicas", "two proxies, one of which hears nothing for a while", replicasScene, heldReplica, false},
