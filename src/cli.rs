@@ -169,30 +169,30 @@ pub struct Run {
 /// with a Service named `splitway`.)
 #[derive(Args, Default)]
 pub struct Cluster {
-    /// Which API server [default: in a pod its own, else $KUBECONFIG or ~/.kube/config]
-    #[arg(long, env = "SPLITWAY_KUBECONFIG", hide_env = true, value_name = "FILE", hide_short_help = true)]
+    /// Which API server [default: the pod's or yours]
+    #[arg(long, env = "SPLITWAY_KUBECONFIG", hide_env = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Which of the kubeconfig's contexts [default: its current one]
-    #[arg(long, env = "SPLITWAY_CONTEXT", hide_env = true, value_name = "NAME", hide_short_help = true)]
+    /// Which context of the kubeconfig
+    #[arg(long, env = "SPLITWAY_CONTEXT", hide_env = true, value_name = "NAME")]
     pub context: Option<String>,
-    /// The Rollout's namespace, if --rollout does not say it
-    #[arg(short, long, env = "SPLITWAY_NAMESPACE", hide_env = true, value_name = "NAME", hide_short_help = true)]
+    /// The Rollout's, if --rollout does not say it
+    #[arg(short, long, env = "SPLITWAY_NAMESPACE", hide_env = true, value_name = "NAME")]
     pub namespace: Option<String>,
-    /// The application's port, for listeners that name none [default: the stable Service's]
-    #[arg(long, value_name = "NAME|NUMBER", hide_short_help = true)]
+    /// The application's [default: the stable Service's]
+    #[arg(long, value_name = "PORT")]
     pub port: Option<String>,
-    /// The proxy's own Service: its replicas take turns, and $POD_IP says which one this is
-    #[arg(long, env = "SPLITWAY_SERVICE", hide_env = true, value_name = "[NAMESPACE/]NAME", hide_short_help = true)]
+    /// The proxy's own: replicas take turns, by $POD_IP
+    #[arg(long, env = "SPLITWAY_SERVICE", hide_env = true, value_name = "NAME")]
     pub service: Option<String>,
-    /// Where the last state is kept, for a start while the API server is away
-    #[arg(long, env = "SPLITWAY_STATE_DIR", hide_env = true, value_name = "FOLDER", hide_short_help = true)]
+    /// Keeps state for starts without the API server
+    #[arg(long, env = "SPLITWAY_STATE_DIR", hide_env = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }
 
 #[derive(Args, Default)]
 pub struct Settings {
     /// Follow this Argo Rollout, as in services/shop
-    #[arg(short, long, env = "SPLITWAY_ROLLOUT", hide_env = true, value_name = "NAMESPACE/NAME")]
+    #[arg(short, long, env = "SPLITWAY_ROLLOUT", hide_env = true, value_name = "NS/NAME")]
     pub rollout: Option<String>,
     /// Where clients come in, as in :8080 or :8080=http
     #[arg(short, long, env = "SPLITWAY_LISTEN", hide_env = true, value_delimiter = ',', value_name = "ADDRESS")]
@@ -207,25 +207,25 @@ pub struct Settings {
     #[arg(long, env = "SPLITWAY_CANARY", hide_env = true, value_name = "ENDPOINTS")]
     pub canary: Option<String>,
     /// Threads [default: the cores it may use]
-    #[arg(long, env = "SPLITWAY_WORKERS", hide_env = true, value_name = "N", hide_short_help = true)]
+    #[arg(long, env = "SPLITWAY_WORKERS", hide_env = true, value_name = "N")]
     pub workers: Option<String>,
     /// Which of several proxies this one is, as in 0/3
-    #[arg(long, env = "SPLITWAY_REPLICA", hide_env = true, value_name = "I/N", hide_short_help = true)]
+    #[arg(long, env = "SPLITWAY_REPLICA", hide_env = true, value_name = "I/N")]
     pub replica: Option<String>,
     /// From "not ready" to not accepting [default: 5s]
-    #[arg(long, env = "SPLITWAY_DRAIN_DELAY", hide_env = true, value_name = "TIME", hide_short_help = true)]
+    #[arg(long, env = "SPLITWAY_DRAIN_DELAY", hide_env = true, value_name = "TIME")]
     pub drain_delay: Option<String>,
     /// Then, for requests in flight [default: 30s]
-    #[arg(long, env = "SPLITWAY_DRAIN_TIMEOUT", hide_env = true, value_name = "TIME", hide_short_help = true)]
+    #[arg(long, env = "SPLITWAY_DRAIN_TIMEOUT", hide_env = true, value_name = "TIME")]
     pub drain_timeout: Option<String>,
     /// How often names are looked up again [default: 5s]
-    #[arg(long, env = "SPLITWAY_DNS_INTERVAL", hide_env = true, value_name = "TIME", hide_short_help = true)]
+    #[arg(long, env = "SPLITWAY_DNS_INTERVAL", hide_env = true, value_name = "TIME")]
     pub dns_interval: Option<String>,
     /// error, warn, info, debug, trace [default: info]
     #[arg(long, env = "SPLITWAY_LOG_LEVEL", hide_env = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// auto, text or json [default: auto]
-    #[arg(long, env = "SPLITWAY_LOG_FORMAT", hide_env = true, value_name = "FORMAT", hide_short_help = true)]
+    #[arg(long, env = "SPLITWAY_LOG_FORMAT", hide_env = true, value_name = "FORMAT")]
     pub log_format: Option<String>,
 }
 

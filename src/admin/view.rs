@@ -47,6 +47,8 @@ pub struct Rollout {
     /// When the API server last told something new.
     pub heard_at: Option<String>,
     pub notes: Vec<String>,
+    /// What is wrong with the annotation `splitway.dev/routes`.
+    pub annotation_error: Option<String>,
     /// This proxy's place among its replicas, from 0, and how many they are.
     pub replica: Option<[u32; 2]>,
     pub peers: Vec<String>,
@@ -230,6 +232,7 @@ impl Rollout {
             saved_at: following.saved_at.map(time),
             heard_at: following.heard_at.map(time),
             notes: following.notes.clone(),
+            annotation_error: following.annotation_error.clone(),
             replica: following.turn.map(|turn| [turn.index(), turn.of()]),
             peers: following.peers.iter().map(ToString::to_string).collect(),
         }

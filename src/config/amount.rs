@@ -6,7 +6,7 @@ use schemars::{Schema, json_schema};
 
 use super::leaf::{Kind, Printed, wrong};
 use super::problem::{Complaint, quoted};
-use super::weight::{Weight, WeightError};
+use crate::route::weight::{Weight, WeightError};
 
 /// A whole number in a range.
 #[derive(Clone, Debug)]

@@ -11,7 +11,6 @@ use super::leaf::{Kind, Leaf};
 use super::name::{BackendName, Expression};
 use super::problem::{At, Complaint, Problems, closest, quoted};
 use super::read::Field;
-use super::weight::{self, SumError};
 use super::written::{
     Backend, Conditions, Cookie, File, KeySource, Match, PathMatch, Route, Sticky, ValueMatch, Weights,
 };
@@ -20,6 +19,7 @@ use crate::proxy::{self, Listener};
 use crate::route::bucket::{self, BucketCookie, SameSite};
 use crate::route::matches::{self, Match as Meant};
 use crate::route::policy::{Limits, Policy, Retry, Timeouts};
+use crate::route::weight::{self, SumError};
 use crate::route::{self, Action, Override, PortName, Role, RouteName, Shares, SharesError, VersionHash};
 use crate::source::{Declared, DeclaredBackend, Overlay};
 

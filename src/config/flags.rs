@@ -6,8 +6,8 @@ use super::name::BackendName;
 use super::node::Node;
 use super::problem::{At, Complaint, Problems, quoted};
 use super::read::{Field, Named, NonEmpty, Read};
-use super::weight::{Weight, percentage};
 use super::written::{Admin, Backend, File, Listener};
+use crate::route::weight::{Weight, percentage};
 use crate::route::{MAX_TOTAL, Role};
 
 /// Settings from flags (or their environment variables), as they were typed.

@@ -9,7 +9,6 @@
 //! * `written`: the fields of the file with their documentation, which is also the schema;
 //! * `check`: from written to meant, with every rule that concerns more than one value;
 //! * `leaf`, with `amount`, `address` and `name`: the rules of single values;
-//! * `weight`: exact weights;
 //! * `flags`: what flags put over the file;
 //! * `problem`: what is wrong, where, and how it is shown;
 //! * `read`: from the tree to typed fields, noting problems without stopping at them;
@@ -24,7 +23,6 @@ mod name;
 mod node;
 mod problem;
 mod read;
-mod weight;
 mod written;
 
 #[cfg(test)]

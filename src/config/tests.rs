@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::route::{Action, Role};
+use crate::route::{Action, Role, weight};
 
 const GOOD: [&str; 3] = ["examples/splitway.yaml", "examples/full.yaml", "examples/probes.yaml"];
 

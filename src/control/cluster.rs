@@ -90,6 +90,8 @@ pub struct Following {
     /// When something was last heard that changed the picture.
     pub heard_at: Option<SystemTime>,
     pub notes: Vec<String>,
+    /// What is wrong with the annotation `splitway.dev/routes`, in the form of the API server's messages.
+    pub annotation_error: Option<String>,
     pub turn: Option<Turn>,
     pub peers: Vec<std::net::IpAddr>,
 }
@@ -118,9 +120,11 @@ pub async fn follow(
             for note in planned.notes.iter().filter(|note| !notes.contains(*note)) {
                 tracing::warn!(rollout, "{note}");
             }
+            metrics.api.annotation_refused.set(u64::from(planned.problem.is_some()));
             notes = planned.notes;
             following.send_modify(|following| {
                 following.notes = notes.clone();
+                following.annotation_error = planned.problem.clone();
                 following.rollout_generation = cluster.rollout.as_ref().and_then(|rollout| rollout.metadata.generation);
             });
             if let Some(routings) = planned.routings {
@@ -201,6 +205,8 @@ struct Planned {
     /// `None`: there is a port for which nothing can be served yet.
     routings: Option<Vec<Routing>>,
     notes: Vec<String>,
+    /// With the annotation. The same for every port.
+    problem: Option<String>,
     wake_at: Option<Moment>,
 }
 
@@ -208,7 +214,7 @@ impl Planner {
     fn plan(&mut self, cluster: &Cluster, overlay: &Overlay, now: Moment) -> Planned {
         self.ports.resize(cluster.ports.len(), (None, None));
         let mut notes: Vec<String> = cluster.notes.iter().chain(&overlay.notes).cloned().collect();
-        let mut wake_at: Option<Moment> = None;
+        let (mut wake_at, mut problem): (Option<Moment>, _) = (None, None);
         for (endpoints, (applied, served)) in cluster.ports.iter().zip(&mut self.ports) {
             let observed = ObservedCluster {
                 rollout: cluster.rollout.clone(),
@@ -221,10 +227,11 @@ impl Planner {
             *served = plan.routing.or(served.take());
             // What is true of the Rollout is said once, not for each port.
             notes.extend(plan.notes.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
+            problem = plan.problem;
             wake_at = [wake_at, plan.wake_at].into_iter().flatten().min();
         }
         let routings = self.ports.iter().map(|(_, served)| Some(overlaid(served.clone()?, overlay)));
-        Planned { routings: routings.collect(), notes, wake_at }
+        Planned { routings: routings.collect(), notes, problem, wake_at }
     }
 }
 

@@ -29,7 +29,7 @@ use crate::route::policy::Policy;
 use crate::route::{Action, Route, Routing, Shares, VersionHash};
 
 use super::rollout::{
-    HeaderList, Intent, Managed, ManagedRoute, Pair, Rollout, Step, Wanted, intent, managed_routes, shares,
+    Finer, HeaderList, Intent, Managed, ManagedRoute, Pair, Reading, Rollout, Step, Wanted, intent, shares,
 };
 use pools::Pools;
 use settle::{backends, settle};
@@ -93,6 +93,8 @@ pub struct Plan {
     pub wake_at: Option<Moment>,
     /// What an operator should know.
     pub notes: Vec<String>,
+    /// What is wrong with the annotation `splitway.dev/routes`, in the form of the API server's messages. In `notes`, too.
+    pub problem: Option<String>,
     /// For the next call. `None`: the one before is still the last.
     pub applied: Option<Applied>,
 }
@@ -109,6 +111,8 @@ pub struct Applied {
     waiting: Option<(VersionHash, Moment)>,
     /// The steps that the Rollout's index pointed into, and the controller's mark of them.
     progress: Option<(Vec<Step>, String)>,
+    /// What has come of the Rollout's annotation.
+    reading: Reading,
 }
 
 impl Applied {
@@ -129,11 +133,17 @@ pub fn plan(observed: &ObservedCluster, previous: Option<&Applied>, now: Moment)
     let mut notes = notes::about(observed);
 
     let stale = rollout.zip(previous).is_some_and(|(rollout, previous)| previous.progress_is_older(rollout));
-    let asked = asked(rollout, previous, stale);
+    let reading = rollout
+        .map(|rollout| Reading::of(rollout, observed.options.header_list, previous.map(|previous| &previous.reading)));
+    let reading = reading.unwrap_or_default();
+    let problem = reading.problem().map(str::to_owned);
+    notes.extend(reading.note());
+    let annotation = reading.annotation();
+    let asked = asked(rollout, previous, stale, annotation.finer());
     let total = rollout.map_or(100, Rollout::total);
     let Some(newest) = resolve(&asked, total, &pools, previous) else {
         notes.push("no pod is ready and no version is known yet: nothing can be served".to_owned());
-        return Plan { routing: None, managed: Vec::new(), wake_at: None, notes, applied: None };
+        return Plan { routing: None, managed: Vec::new(), wake_at: None, notes, problem, applied: None };
     };
 
     let waiting = previous.filter(|_| !aborted).and_then(|previous| waits(&newest, previous, &pools, now));
@@ -147,7 +157,9 @@ pub fn plan(observed: &ObservedCluster, previous: Option<&Applied>, now: Moment)
     let managed = match rollout {
         None => Managed::default(),
         Some(rollout) if stale && rollout.may_have_routes() => kept_routes(previous),
-        Some(rollout) => managed_routes(rollout, observed.options.header_list).unwrap_or_else(|| kept_routes(previous)),
+        Some(rollout) => {
+            annotation.routes(rollout, observed.options.header_list).unwrap_or_else(|| kept_routes(previous))
+        }
     };
     notes.extend(managed.notes.iter().cloned());
 
@@ -169,15 +181,16 @@ pub fn plan(observed: &ObservedCluster, previous: Option<&Applied>, now: Moment)
         managed: in_force,
         wake_at: waiting.as_ref().map(|(_, since)| *since + PATIENCE),
         notes,
-        applied: Some(Applied { intent: asked, managed, wanted, waiting, progress }),
+        problem,
+        applied: Some(Applied { intent: asked, managed, wanted, waiting, progress, reading }),
     }
 }
 
 /// What the Rollout asks for, or, while that cannot be told, what it asked for last. `stale`: its index is not one into
 /// its steps.
-fn asked(rollout: Option<&Rollout>, previous: Option<&Applied>, stale: bool) -> Intent {
+fn asked(rollout: Option<&Rollout>, previous: Option<&Applied>, stale: bool, finer: &Finer) -> Intent {
     let Some(rollout) = rollout else { return Intent::Bootstrap };
-    match (intent(rollout), previous) {
+    match (intent(rollout, finer), previous) {
         (Ok(intent), Some(previous)) if stale && intent.is_of_steps() => previous.intent.clone(),
         (Ok(intent), _) => intent,
         (Err(_), Some(previous)) => previous.intent.clone(),

@@ -5,15 +5,19 @@
 //! * this one: the questions that one field or two answer;
 //! * `object`: the view of the object;
 //! * `intent`: which split the Rollout asks for now;
-//! * `managed`: the header and mirror routes that its steps have set up so far.
+//! * `managed`: the header and mirror routes that its steps have set up so far;
+//! * `annotation`: routes and finer weights from an annotation of ours, where the controller refuses them in steps.
 //!
 //! Checked against what the real controller (v1.10.1) wrote in 25 recorded rollouts, `tests/data/rollouts`; where it
 //! surprised us, the code says so.
 
+mod annotation;
 mod intent;
 mod managed;
 mod object;
 
+pub(super) use annotation::Reading;
+pub use annotation::{Finer, ROUTES};
 pub(super) use intent::shares;
 pub use intent::{Intent, Pair, Wanted, intent};
 pub use managed::{HeaderList, Managed, ManagedRoute, Mirror, managed_routes};

@@ -18,6 +18,8 @@ pub struct Api {
     pub heard_at: Cell,
     /// The Rollout's `metadata.generation` in the snapshot that is live.
     pub generation: Cell,
+    /// 1 while the annotation `splitway.dev/routes` cannot be read.
+    pub annotation_refused: Cell,
     /// From news of the API server to the snapshot that serves it.
     pub propagation: Histogram,
     failures: Mutex<BTreeMap<&'static str, u64>>,

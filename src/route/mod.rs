@@ -11,6 +11,7 @@
 //! * `matches`: conditions on a request's head;
 //! * `picker`: the exact weighted split and the phase it carries from one snapshot to the next;
 //! * `bucket`: a user's fixed place in the split, and the signed cookie for users without a key;
+//! * `weight`: weights as people write them, read exactly;
 //! * `policy`: the plain numbers (timeouts, limits, headers) that the request path obeys;
 //! * `live`: the pointers, one per port, through which the change path hands snapshots to the request path;
 //! * `made_up`: a request's head for `explain` and for tests.
@@ -22,6 +23,7 @@ pub mod matches;
 pub mod picker;
 pub mod policy;
 mod snapshot;
+pub mod weight;
 
 pub use made_up::MadeUp;
 pub use snapshot::{BuildError, Checked, CompiledRoute, Considered, Explanation, Identity, Snapshot};

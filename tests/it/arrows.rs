@@ -9,7 +9,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("metrics", &["route", "proxy::Failure"]),
     ("proxy", &["route", "metrics"]),
     ("control", &["route", "metrics"]),
-    ("source", &["control", "route"]),
+    ("source", &["control", "metrics", "route"]),
     ("config", &["source", "route", "proxy"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),
     ("demo", &["control", "metrics", "route", "proxy", "bind", "Bound", "Running", "Settings"]),

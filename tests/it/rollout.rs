@@ -1,5 +1,6 @@
 //! Recorded rollouts of the real controller, played through `plan` as watches delivered them, and as they could have.
 
+mod annotated;
 mod recorded;
 
 use std::collections::BTreeMap;

@@ -344,6 +344,52 @@ fn a_header_route_leads_to_the_canary_while_it_has_pods() {
 }
 
 #[test]
+fn routes_and_weights_of_the_annotation_are_served_and_its_mistakes_told() {
+    let with = |text: &str, index: i64| {
+        let mut object = shop(json!({}), updating(index));
+        object["metadata"]["annotations"]["splitway.dev/routes"] = json!(text);
+        cluster(&object, [3, 1, 0])
+    };
+    let text = "weights: [{step: 0, weight: 33.5%}]\n\
+                routes: [setHeaderRoute: {name: qa, match: [{headerName: x-qa, headerValue: {prefix: a}}]}]";
+    let good = with(text, 1);
+    let names = |plan: &Plan| {
+        let routes = plan.routing.iter().flat_map(|routing| &routing.routes);
+        routes
+            .map(|route| format!("{} {:?}", route.name.as_str(), route.action))
+            .map(|it| named(&it))
+            .collect::<Vec<_>>()
+    };
+    let plan = play(std::slice::from_ref(&good));
+    assert_eq!(
+        (split(&plan), names(&plan)),
+        ("v1 665, v2 335 of 1000".to_owned(), vec![r#"qa Send("v2")"#.to_owned()])
+    );
+    assert_eq!((plan.problem, plan.notes.len()), (None, 0));
+
+    let broken = "metadata.annotations[splitway.dev/routes].weight: Forbidden: unknown field; did you mean weights?";
+    for (clusters, served, told) in [
+        (vec![good.clone(), with("weight: []", 1)], "v1 665, v2 335 of 1000", Some(broken)),
+        (vec![with("weight: []", 1)], "v1 67, v2 33 of 100", Some(broken)),
+        (vec![good.clone(), with("weight: []", 1), with("", 1)], "v1 67, v2 33 of 100", None),
+        (vec![good.clone(), cluster(&NOTHING, [3, 1, 0]), with("weight: []", 1)], "v1 67, v2 33 of 100", Some(broken)),
+    ] {
+        let plan = play(&clusters);
+        assert_eq!((split(&plan), plan.problem.as_deref()), (served.to_owned(), told));
+        assert_eq!(names(&plan).len(), usize::from(served.contains("1000")));
+        assert_eq!(plan.notes.iter().filter(|note| note.starts_with(broken)).count(), usize::from(told.is_some()));
+    }
+    // Nobody can be sent to a canary without pods, and an abort needs no annotation.
+    let lost = ObservedCluster { endpoints: cluster(&NOTHING, [3, 0, 0]).endpoints, ..good.clone() };
+    let plan = play(&[good.clone(), lost]);
+    assert_eq!((split(&plan), names(&plan).len()), ("v1 1000 of 1000".to_owned(), 0));
+    let mut aborted = good.clone();
+    aborted.rollout.as_mut().unwrap().status.as_mut().unwrap().abort = Some(true);
+    let plan = play(&[good, aborted]);
+    assert_eq!((split(&plan), names(&plan).len()), ("v1 100 of 100".to_owned(), 0));
+}
+
+#[test]
 fn traps_are_told_with_their_remedy() {
     let notes = |object: &Value, services: Vec<Service>| {
         let observed = ObservedCluster { services: Some(services), ..cluster(object, [3, 0, 0]) };

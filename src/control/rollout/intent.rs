@@ -3,7 +3,7 @@
 
 use crate::route::{MAX_TOTAL, Shares, VersionHash};
 
-use super::{Hold, Mode, Rollout, Step, Weight, Weights, version};
+use super::{Finer, Hold, Mode, Rollout, Weight, Weights, version};
 
 /// What the Rollout asks for. Where pods decide about the weight, the variant says how: so "0, because nobody knows yet"
 /// cannot be written.
@@ -50,8 +50,9 @@ impl Intent {
     }
 }
 
-/// What the Rollout asks for, or why that cannot be told now: then whatever it asked for last goes on.
-pub fn intent(rollout: &Rollout) -> Result<Intent, Hold> {
+/// What the Rollout asks for, or why that cannot be told now: then whatever it asked for last goes on. `finer`: weights
+/// that its steps could not say, in whose units the answer is.
+pub fn intent(rollout: &Rollout, finer: &Finer) -> Result<Intent, Hold> {
     if rollout.blue_green().is_some() {
         return Ok(live(rollout).map_or(Intent::Bootstrap, Intent::All));
     }
@@ -60,7 +61,7 @@ pub fn intent(rollout: &Rollout) -> Result<Intent, Hold> {
     // An abort is obeyed in the moment it is asked for, without waiting for the controller, if all stable pods are up.
     if mode == Mode::Published
         && (dynamic || !rollout.aborted())
-        && let Some(published) = published(rollout, &stable)
+        && let Some(published) = published(rollout, &stable, finer)
     {
         return Ok(Intent::Shares(published));
     }
@@ -77,7 +78,7 @@ pub fn intent(rollout: &Rollout) -> Result<Intent, Hold> {
         _ => return Ok(Intent::All(stable)),
     };
 
-    let total = rollout.total();
+    let total = finer.total(rollout);
     let pair = Pair { canary, stable, total };
     // The controller takes stable pods away as the canary grows. Without published weights `dynamicStableScale` is the
     // same: the recorded `empty-dynamic` has no stable pod left a second before the canary has all of its own.
@@ -90,13 +91,13 @@ pub fn intent(rollout: &Rollout) -> Result<Intent, Hold> {
             false => Intent::All(pair.stable),
         });
     }
-    let weight = |step: &Step| step.set_weight.map(|weight| u32::try_from(weight).unwrap_or(0).min(total));
+    let weight = |step: usize| finer.weight(rollout, step);
     let index = rollout.step_index();
     // Strictly before the index: the controller moves the index in the very patch that would have published the weight.
-    let before = steps[..index].iter().rev().find_map(weight).unwrap_or(0);
-    let next = match steps.get(index) {
-        None => total,
-        Some(step) => weight(step).unwrap_or(before),
+    let before = (0..index).rev().find_map(weight).unwrap_or(0);
+    let next = match index < steps.len() {
+        false => total,
+        true => weight(index).unwrap_or(before),
     };
     let replicas = rollout.replicas();
     Ok(match (rollout.promotes_full(), shrinking) {
@@ -116,7 +117,7 @@ fn live(rollout: &Rollout) -> Option<VersionHash> {
 
 /// The weights in the status: the last split that the controller's router accepted. Believed even when no update is in
 /// progress any more, because they lag behind the promotion on purpose. A pruned weight makes all of them unknown.
-fn published(rollout: &Rollout, stable: &VersionHash) -> Option<Wanted> {
+fn published(rollout: &Rollout, stable: &VersionHash, finer: &Finer) -> Option<Wanted> {
     let Weights { canary, stable: kept, additional } =
         rollout.status.as_ref()?.canary.as_ref()?.weights.as_ref()?.clone();
     let (canary, kept) = (canary?, kept?);
@@ -131,6 +132,10 @@ fn published(rollout: &Rollout, stable: &VersionHash) -> Option<Wanted> {
         if version != kept_version && version != canary_version {
             experiments.push(version);
         }
+    }
+    // Only the version that the steps are about.
+    if canary_version != kept_version && rollout.current().as_ref() == Some(&canary_version) {
+        finer.refine(rollout, &mut weights);
     }
     Some(Wanted { shares: shares(weights)?, stable: kept_version, experiments })
 }

@@ -115,7 +115,7 @@ fn declared(rollout: &Rollout) -> Vec<&str> {
 impl Managed {
     /// A condition that cannot be compiled is never taken as fulfilled: an alternative is left out, and where all must
     /// hold, the whole route.
-    fn add_header(&mut self, name: &str, set: &SetHeaderRoute, list: HeaderList) {
+    pub(super) fn add_header(&mut self, name: &str, set: &SetHeaderRoute, list: HeaderList) {
         let items = set.r#match.as_deref().unwrap_or_default();
         let mut headers = Vec::with_capacity(items.len());
         let mut broken = false;
@@ -140,7 +140,7 @@ impl Managed {
         }
     }
 
-    fn add_mirror(&mut self, name: &str, set: &SetMirrorRoute) {
+    pub(super) fn add_mirror(&mut self, name: &str, set: &SetMirrorRoute) {
         self.routes.push(ManagedRoute::Mirror(Mirror {
             name: RouteName::new(name),
             // The controller does not check the range.

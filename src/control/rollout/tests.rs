@@ -67,7 +67,7 @@ pub fn named(text: &str) -> String {
 
 fn told(object: &Value) -> String {
     let pair = |pair: &Pair, what: String| format!("{} against {}, {what} of {}", pair.canary, pair.stable, pair.total);
-    named(&match intent(&read(object)) {
+    named(&match intent(&read(object), &Finer::default()) {
         Err(Hold::Behind) => "hold: behind".to_owned(),
         Err(Hold::InvalidSpec(message)) => format!("hold: invalid: {message}"),
         Ok(Intent::All(version)) => format!("all {version}"),

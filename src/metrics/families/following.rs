@@ -41,6 +41,11 @@ pub fn collect(metrics: &Metrics) -> Vec<Family> {
             "The Rollout's metadata.generation in what is served; 0 before the first.",
             &api.generation,
         ),
+        gauge(
+            "splitway_rollout_annotation_refused",
+            "1 while the annotation splitway.dev/routes has an error; /config says which.",
+            &api.annotation_refused,
+        ),
         Family {
             name: "splitway_rollout_watch_failures_total",
             kind: Kind::Counter,

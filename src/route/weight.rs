@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::route::MAX_TOTAL;
+use super::MAX_TOTAL;
 
 /// Ten-thousandths of a percent, so that 100 % are exactly [`MAX_TOTAL`].
 const PER_CENT: u32 = MAX_TOTAL / 100;
@@ -11,7 +11,7 @@ const DECIMALS: usize = 4;
 
 /// One weight as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weight {
+pub enum Weight {
     /// `495`: out of whatever all weights add up to.
     Plain(u32),
     /// `50.5%`, in ten-thousandths of a percent.
@@ -20,7 +20,7 @@ pub(super) enum Weight {
 
 /// What is wrong with one weight.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum WeightError {
+pub enum WeightError {
     #[error("weights cannot be negative")]
     Negative,
     #[error("a weight with a decimal point needs a percent sign")]
@@ -37,7 +37,7 @@ pub(super) enum WeightError {
 
 /// What is wrong with weights taken together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SumError {
+pub enum SumError {
     /// The index of the first one that is not like the first of all.
     Mixed(usize),
     /// What the percentages add up to, in ten-thousandths of a percent.
@@ -45,7 +45,7 @@ pub(super) enum SumError {
 }
 
 impl Weight {
-    pub(super) fn parse(text: &str) -> Result<Self, WeightError> {
+    pub fn parse(text: &str) -> Result<Self, WeightError> {
         if let Some(number) = text.strip_suffix('%') {
             return percent(number.trim_end_matches(' ')).map(Weight::Percent);
         }
@@ -71,7 +71,7 @@ impl fmt::Display for Weight {
 }
 
 /// `945000` as `94.5%`.
-pub(super) fn percentage(units: u64) -> String {
+pub fn percentage(units: u64) -> String {
     let (whole, part) = (units / u64::from(PER_CENT), units % u64::from(PER_CENT));
     if part == 0 {
         return format!("{whole}%");
@@ -82,7 +82,7 @@ pub(super) fn percentage(units: u64) -> String {
 
 /// Integers in the same ratio. Plain weights stay what they are. Percentages are scaled by the least power of ten that
 /// makes all of them whole, so that 94.5 % and 5.5 % become 945 and 55 of 1000.
-pub(super) fn whole(weights: &[Weight]) -> Result<Vec<u32>, SumError> {
+pub fn whole(weights: &[Weight]) -> Result<Vec<u32>, SumError> {
     let is_percent = |weight: &Weight| matches!(weight, Weight::Percent(_));
     let Some(first) = weights.first() else { return Ok(Vec::new()) };
     if let Some(other) = weights.iter().position(|weight| is_percent(weight) != is_percent(first)) {
