@@ -4,7 +4,7 @@
 //
 // What it knows of a Pod: env (with fieldRef, $(NAME) and where Services are), command and args, ports, readiness, liveness and startup
 // probes, preStop, terminationGracePeriodSeconds, restartPolicy. What it does not know it refuses in the Pod's status
-// (init containers but sidecars, volumes but emptyDir, env from Secrets or ConfigMaps) or ignores because a process has
+// (init containers but sidecars, volumes but emptyDir and configMap, env from Secrets or ConfigMaps) or ignores because a process has
 // no such thing (resources, security contexts).
 //
 //   - node.go: the Pods of this Node, and the Node itself;

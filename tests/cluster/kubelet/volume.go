@@ -1,9 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // mount is a folder of ours and the place at which a container sees it.
@@ -21,26 +27,43 @@ func (c *container) mounts() ([]mount, error) {
 		mounts = append(mounts, mount{identity, identityFolder})
 	}
 	for _, asked := range c.spec.VolumeMounts {
-		found := false
-		for _, volume := range c.pod.object.Spec.Volumes {
-			if volume.Name != asked.Name {
-				continue
-			}
-			if volume.EmptyDir == nil {
-				return nil, fmt.Errorf("volume %s: this double of a kubelet knows only emptyDir", volume.Name)
-			}
-			found = true
-		}
-		if !found {
+		i := slices.IndexFunc(c.pod.object.Spec.Volumes, func(volume corev1.Volume) bool { return volume.Name == asked.Name })
+		if i < 0 {
 			continue // the API server has seen to it that there is one, so it is the service account's own
 		}
+		volume := c.pod.object.Spec.Volumes[i]
 		folder := filepath.Join(c.pod.node.logs, "..", "volumes", string(c.pod.object.UID), asked.Name)
 		if err := os.MkdirAll(folder, 0o777); err != nil {
 			return nil, err
 		}
+		switch {
+		case volume.EmptyDir != nil:
+		case volume.ConfigMap != nil:
+			if err := c.pod.write(volume.ConfigMap.Name, folder); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, fmt.Errorf("volume %s: this double of a kubelet knows only emptyDir and configMap", volume.Name)
+		}
 		mounts = append(mounts, mount{folder, asked.MountPath})
 	}
 	return mounts, nil
+}
+
+// write makes a ConfigMap's files, as they are when the container begins; the real kubelet also swaps them later.
+func (p *pod) write(name, folder string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	read, err := p.node.client.CoreV1().ConfigMaps(p.object.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	for file, text := range read.Data {
+		if err := os.WriteFile(filepath.Join(folder, file), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // What does not exist is made on a file system of its own over the nearest folder that does, so that nothing outside of

@@ -120,6 +120,10 @@ func chart(s *stage) error {
 		{"analysis", []string{"base"}, []string{"components/analysis"}, []string{"rollout=tracing-demo-frontend,analysis.enabled=true"}, ""},
 		{"without-pods", []string{"base"}, []string{"components/without-pods"}, []string{"rollout=tracing-demo-frontend,rbac.pods=false"}, ""},
 		{
+			"settings", []string{"base"}, []string{"components/settings"},
+			[]string{"rollout=tracing-demo-frontend,settings.override.header=x-canary,settings.override.cookie=canary"}, "",
+		},
+		{
 			"everything",
 			[]string{"base"}, []string{"components/analysis", "components/autoscaling", "components/service-monitor", "components/without-pods"},
 			[]string{"rollout=tracing-demo-frontend,analysis.enabled=true,autoscaling.enabled=true,serviceMonitor.enabled=true,rbac.pods=false"}, "",
@@ -170,6 +174,22 @@ var helmsOwn = []string{"helm.sh/chart", "app.kubernetes.io/managed-by", "app.ku
 
 func same(wanted, found map[string]object) error {
 	var all []error
+	for _, side := range []map[string]object{wanted, found} {
+		for key, one := range side {
+			if one["kind"] != "ConfigMap" {
+				continue
+			}
+			// A file is the same if it means the same.
+			data, _ := one["data"].(map[string]any)
+			for name, text := range data {
+				var meant any
+				if err := yaml.Unmarshal([]byte(text.(string)), &meant); err != nil {
+					return fmt.Errorf("%s, %s: %w", key, name, err)
+				}
+				data[name] = meant
+			}
+		}
+	}
 	for key, one := range found {
 		if annotations, _ := one.at("metadata", "annotations").(map[string]any); annotations["helm.sh/hook"] != nil {
 			continue
@@ -237,7 +257,10 @@ func (s *stage) refusals() error {
 		{"image.pullPolicy=Sometimes", "/image/pullPolicy"},
 		{"replicas=0", "/replicas"},
 		{"replicas=two", "/replicas"},
-		{"service.port=70000", "/service/port"},
+		{"ports[0].name=http,ports[0].listen=70000,ports[0].service=80", "/ports/0/listen"},
+		{"ports[0].name=admin,ports[0].listen=8080,ports[0].service=80", "/ports/0/name"},
+		{"ports[0].name=http,ports[0].listen=9090,ports[0].service=80", "/ports/0/listen"},
+		{"port=http", "'port' not allowed"},
 		{"drain.delaySeconds=5s", "/drain/delaySeconds"},
 		{"drain.timeout=5", "'timeout' not allowed"},
 		{"entry.name=frontend service", "/entry/name"},
@@ -277,7 +300,7 @@ func accepted(s *stage) error {
 	if _, err := s.kubectl("wait", "--for", "condition=established", "--timeout", "30s", "crd/servicemonitors.monitoring.coreos.com"); err != nil {
 		return err
 	}
-	everything := []string{"components/analysis", "components/autoscaling", "components/service-monitor"}
+	everything := []string{"components/analysis", "components/settings", "components/autoscaling", "components/service-monitor"}
 	for _, one := range []struct {
 		name       string
 		resources  []string
@@ -323,11 +346,12 @@ var chartValues = []string{
 	"replicas=2",
 	"replicas=1,disruptionBudget.enabled=false,networkPolicy.enabled=false",
 	"disruptionBudget.maxUnavailable=50%",
-	"port=5000",
-	"port=http,service.port=8080",
+	"ports[0].name=http,ports[0].listen=8080,ports[0].service=8080,ports[0].application=http," +
+		"ports[1].name=grpc,ports[1].listen=8081,ports[1].service=5001,ports[1].application=5001",
+	"settings.limits.connections=5000,settings.timeouts.first-byte=10s",
 	"image.repository=registry.example:5000/team/splitway,image.tag=v1.2.3,image.pullPolicy=Always,imagePullSecrets={one,two}",
 	"autoscaling.enabled=true,autoscaling.minReplicas=3,autoscaling.maxReplicas=30,autoscaling.cpu=50",
-	"entry.name=frontend-service,entry.port=5000,entry.portName=web",
+	"entry.name=frontend-service,entry.ports[0].name=web,entry.ports[0].port=5000,entry.ports[0].to=http",
 	"versions.create=true,versions.stable=frontend-stable,versions.canary=frontend-canary,versions.selector.app=x,versions.port=5000,versions.targetPort=5000",
 	"drain.delaySeconds=15,drain.timeoutSeconds=300,extraArgs={--log-level=debug,--workers=2}",
 	"resources.requests.cpu=2,resources.limits.memory=1Gi,podAnnotations.team=web,nodeSelector.kubernetes\\.io/os=linux",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,6 +76,47 @@ func withoutPods(s *stage) error {
 		s.rolloutThroughPods,
 		func() error {
 			return s.undrifted("without-pods", []string{"overlays/" + app}, []string{"components/without-pods"})
+		},
+	)
+}
+
+// settings: a file beside the Rollout, by which testers choose for themselves whatever the weight.
+func settings(s *stage) error {
+	folder, err := s.kustomization("settings-run", []string{"overlays/" + app}, []string{"components/settings"})
+	if err != nil {
+		return err
+	}
+	return all(
+		func() error { return s.apply("restricted.yaml") },
+		func() error { _, err := s.do("apply", "-k", folder); return err },
+		func() error { return s.up("v1") },
+		func() error { return s.proxyPods(2) },
+		func() error { return s.release() },
+		func() error { return s.paused33("the pause has begun") },
+		func() error {
+			ip, err := s.kubectl("-n", namespace, "get", "service", "frontend-service", "-o", "jsonpath={.spec.clusterIP}")
+			if err != nil {
+				return err
+			}
+			for _, choice := range []struct{ word, version string }{{"always", "v2"}, {"never", "v1"}} {
+				for range 30 {
+					request, err := http.NewRequestWithContext(s.ctx, http.MethodGet, "http://"+ip+":5000/", nil)
+					if err != nil {
+						return err
+					}
+					request.Header.Set("x-canary", choice.word)
+					answer, err := client.Do(request)
+					if err != nil {
+						return err
+					}
+					answer.Body.Close()
+					if found := answer.Header.Get("app-version"); found != choice.version {
+						return fmt.Errorf("x-canary: %s: expected %s, found %s", choice.word, choice.version, found)
+					}
+				}
+			}
+			s.say("testers get the version of their choice")
+			return nil
 		},
 	)
 }
