@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -34,7 +32,7 @@ func verdicts(s *stage) error {
 	if err != nil {
 		return err
 	}
-	if err := quick(filepath.Join(folder, "kustomization.yaml")); err != nil {
+	if err := patched(folder, quickly); err != nil {
 		return err
 	}
 	if _, err := s.do("apply", "-k", folder); err != nil {
@@ -104,20 +102,12 @@ func verdicts(s *stage) error {
 	return errors.Join(err, d.complaints())
 }
 
-// quick makes an analysis short enough for a test: the limits stay, the waiting goes.
-func quick(kustomization string) error {
-	file, err := os.OpenFile(kustomization, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = file.WriteString(`patches:
-  - target: { kind: AnalysisTemplate, name: splitway-(success-rate|latency|canary-against-stable) }
+// An analysis short enough for a test: the limits stay, the waiting goes.
+const quickly = `  - target: { kind: AnalysisTemplate, name: splitway-(success-rate|latency|canary-against-stable) }
     patch: '[{"op": "replace", "path": "/spec/metrics/0/interval", "value": "1s"}, {"op": "replace", "path": "/spec/metrics/0/initialDelay", "value": "0s"}]'
   - target: { kind: AnalysisTemplate, name: splitway-(verify|drained) }
     patch: '[{"op": "replace", "path": "/spec/metrics/0/consecutiveErrorLimit", "value": 1}]'
-`)
-	return errors.Join(err, file.Close())
-}
+`
 
 // double is that of Prometheus and of an admin listener.
 type double struct {

@@ -17,6 +17,7 @@ var (
 	acceptedScene  = &scene{name: "accepted", bare: true}
 	shippedScene   = &scene{name: "shipped", bare: true}
 	noPodsScene    = &scene{name: "without-pods", bare: true}
+	gatedScene     = &scene{name: "five-steps", bare: true}
 	settingsScene  = &scene{name: "settings", bare: true}
 	sidecarScene   = &scene{name: "sidecar", bare: true}
 	migrationScene = &scene{name: "migration", bare: true}
@@ -60,6 +61,7 @@ var scenarios = []scenario{
 	{"accepted", "deploy: all manifests pass the API server, Pod Security restricted enforced", acceptedScene, accepted, true},
 	{"shipped", "deploy: the case as shipped, two proxies in pods with the shipped role", shippedScene, shipped, true},
 	{"without-pods", "deploy: the same without the permission to read pods", noPodsScene, withoutPods, false},
+	{"five-steps", "deploy: five steps as shipped, each verified", gatedScene, gatedSteps, false},
 	{"settings", "deploy: a file beside the Rollout, for testers", settingsScene, settings, false},
 	{"sidecar", "deploy: the proxy beside its client", sidecarScene, sidecar, false},
 	{"migration", "docs/migration.md: from one Service, under load, and back", migrationScene, migration, false},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"splitway.dev/cluster/load"
 )
@@ -80,6 +81,117 @@ func withoutPods(s *stage) error {
 	)
 }
 
+// gatedSteps: the five steps as shipped. Testers reach the canary from the first step on, each weight is verified at every
+// proxy before its pause begins, and the last gate waits for the old version to be idle.
+func gatedSteps(s *stage) error {
+	return all(
+		func() error { return s.apply("restricted.yaml") },
+		func() error { _, err := s.do("apply", "-k", s.deploy("base")); return err },
+		func() error {
+			// There is no cluster DNS here: the gates ask the proxies' Service by its address.
+			ip, err := s.kubectl("-n", namespace, "get", "service", "splitway", "-o", "jsonpath={.spec.clusterIP}")
+			if err != nil {
+				return err
+			}
+			folder, err := s.kustomization("five-steps-run", []string{"overlays/five-steps"}, nil)
+			if err != nil {
+				return err
+			}
+			err = patched(folder, fmt.Sprintf(`  - target: { kind: AnalysisTemplate, name: splitway-(verify|drained) }
+    patch: '[{"op": "replace", "path": "/spec/args/1/value", "value": "http://%s:9090"}]'
+`, ip))
+			if err != nil {
+				return err
+			}
+			_, err = s.do("apply", "-k", folder)
+			return err
+		},
+		func() error { return s.up("v1") },
+		func() error { return s.proxyPods(2) },
+		func() error { return s.loadService("frontend-service") },
+		func() error { return s.release() },
+		func() error {
+			for i, weight := range []int{5, 10, 25, 50} {
+				// The weight, its gate, its pause.
+				step := int32(3*i + 2)
+				err := s.until(fmt.Sprintf("%d %% is verified, and the pause has begun", weight), 60*time.Second, func(w *world) error {
+					r, err := w.rollout(app)
+					if err != nil {
+						return err
+					}
+					return s.paused(step)(r)
+				})
+				if err != nil {
+					return err
+				}
+				err = all(
+					func() error { return s.podsServe(weight) },
+					func() error { return s.sum(weight, 1000) },
+					func() error { return s.testers("x-tester", "true", s.latest.name) },
+					func() error { return s.promote() },
+				)
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		s.promotedPods,
+		func() error { return s.sum(100, 300) },
+		func() error {
+			return s.world.until(s.ctx, "the gates", time.Second, func(w *world) error {
+				gates := 0
+				for name, run := range w.latest["AnalysisRun"] {
+					phase, _, _ := unstructured.NestedString(run.Object, "status", "phase")
+					if phase != "Successful" {
+						return fmt.Errorf("%s is %s", name, phase)
+					}
+					gates++
+				}
+				if gates != 5 {
+					return fmt.Errorf("expected 5 gates, found %d", gates)
+				}
+				return nil
+			})
+		},
+	)
+}
+
+// testers wants the version for every request with the header.
+func (s *stage) testers(header, value, wanted string) error {
+	ip, err := s.kubectl("-n", namespace, "get", "service", "frontend-service", "-o", "jsonpath={.spec.clusterIP}")
+	if err != nil {
+		return err
+	}
+	for range 30 {
+		request, err := http.NewRequestWithContext(s.ctx, http.MethodGet, "http://"+ip+":5000/", nil)
+		if err != nil {
+			return err
+		}
+		request.Header.Set(header, value)
+		answer, err := client.Do(request)
+		if err != nil {
+			return err
+		}
+		answer.Body.Close()
+		if found := answer.Header.Get("app-version"); found != wanted {
+			return fmt.Errorf("%s: %s: expected %s, found %q", header, value, wanted, found)
+		}
+	}
+	s.say("%s: %s gets %s", header, value, wanted)
+	return nil
+}
+
+// patched appends patches to a kustomization.
+func patched(folder, patches string) error {
+	file, err := os.OpenFile(filepath.Join(folder, "kustomization.yaml"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString("patches:\n" + patches)
+	return errors.Join(err, file.Close())
+}
+
 // settings: a file beside the Rollout, by which testers choose for themselves whatever the weight.
 func settings(s *stage) error {
 	folder, err := s.kustomization("settings-run", []string{"overlays/" + app}, []string{"components/settings"})
@@ -93,31 +205,8 @@ func settings(s *stage) error {
 		func() error { return s.proxyPods(2) },
 		func() error { return s.release() },
 		func() error { return s.paused33("the pause has begun") },
-		func() error {
-			ip, err := s.kubectl("-n", namespace, "get", "service", "frontend-service", "-o", "jsonpath={.spec.clusterIP}")
-			if err != nil {
-				return err
-			}
-			for _, choice := range []struct{ word, version string }{{"always", "v2"}, {"never", "v1"}} {
-				for range 30 {
-					request, err := http.NewRequestWithContext(s.ctx, http.MethodGet, "http://"+ip+":5000/", nil)
-					if err != nil {
-						return err
-					}
-					request.Header.Set("x-canary", choice.word)
-					answer, err := client.Do(request)
-					if err != nil {
-						return err
-					}
-					answer.Body.Close()
-					if found := answer.Header.Get("app-version"); found != choice.version {
-						return fmt.Errorf("x-canary: %s: expected %s, found %s", choice.word, choice.version, found)
-					}
-				}
-			}
-			s.say("testers get the version of their choice")
-			return nil
-		},
+		func() error { return s.testers("x-canary", "always", "v2") },
+		func() error { return s.testers("x-canary", "never", "v1") },
 	)
 }
 
@@ -290,9 +379,11 @@ func (s *stage) paused33(what string) error {
 }
 
 func (s *stage) promotePods() error {
-	if err := s.promote(); err != nil {
-		return err
-	}
+	return all(func() error { return s.promote() }, s.promotedPods)
+}
+
+// promotedPods waits for the end of an update, in the API and in every proxy.
+func (s *stage) promotedPods() error {
 	err := s.until(s.latest.name+" is promoted", 60*time.Second, func(w *world) error {
 		r, err := w.healthy(app)
 		if err == nil && r.Status.StableRS != s.latest.hash {
@@ -316,8 +407,8 @@ func (s *stage) podsServe(weight int) error {
 	return nil
 }
 
-// sum: of so many requests from now on the latest version gets its weight, whichever proxy they go to. Two requests are
-// the bound for two proxies that take turns, and one for each that was under way when the counting began or ended.
+// sum: of so many requests from now on the latest version gets its weight, whichever proxy they go to. Each proxy is less than
+// one request away from the share at each end of the counting, and one more for each that was under way then.
 func (s *stage) sum(weight, requests int) error {
 	from := time.Now()
 	if err := s.more(requests); err != nil {
@@ -325,7 +416,7 @@ func (s *stage) sum(weight, requests int) error {
 	}
 	for _, l := range s.loads {
 		w := l.Window(from, time.Now())
-		off, bound := w.Off(s.latest.name, weight, 100), w.Bound()+float64(len(s.inPods)-1)
+		off, bound := w.Off(s.latest.name, weight, 100), float64(2*len(s.inPods)+w.Unsure)
 		if w.Lost > 0 || math.Abs(off) > bound {
 			return fmt.Errorf("%d %%: of %d requests %s got %d, off by %+.2f (bound %.0f), %d lost; all: %v",
 				weight, w.Requests, s.latest.name, w.Versions[s.latest.name], off, bound, w.Lost, w.Versions)
@@ -352,15 +443,10 @@ func (s *stage) undrifted(name string, resources, components []string) error {
 	if err != nil {
 		return err
 	}
-	file, err := os.OpenFile(filepath.Join(after, "kustomization.yaml"), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(file, `patches:
-  - target: { kind: Rollout }
+	err = patched(after, fmt.Sprintf(`  - target: { kind: Rollout }
     patch: '[{"op": "replace", "path": "/spec/template/spec/containers/0/env/0/value", "value": %q}]'
-`, s.stable.name)
-	if err := errors.Join(err, file.Close()); err != nil {
+`, s.stable.name))
+	if err != nil {
 		return err
 	}
 	if different, err := s.kubectl("diff", "-k", after); err != nil {
