@@ -129,8 +129,9 @@ func (w Window) Off(version string, weight, total int) float64 {
 	return float64(w.Versions[version]) - float64(weight)*float64(w.Requests)/float64(total)
 }
 
-// Bound is how far off a split may seem that is exact.
-func (w Window) Bound() float64 { return 1 + float64(w.Unsure) }
+// Bound is how far off a split may seem that is exact, which means: at any moment, what a version has got since the split
+// began is less than one request away from its share. A window has two ends, each of which may be.
+func (w Window) Bound() float64 { return 2 + float64(w.Unsure) }
 
 // quietest is the first moment, or the last, between two at which the fewest requests are under way.
 func quietest(all []Record, from, to time.Time, last bool) (best time.Time, underWay int) {

@@ -87,10 +87,14 @@ func (c *connection) exchange(r request, within time.Duration) answer {
 }
 
 func (r request) bytes() []byte {
-	if r.body == nil {
-		return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nhost: frontend.example\r\n\r\n", r.path)
+	more := ""
+	if r.header != "" {
+		more = r.header + "\r\n"
 	}
-	head := fmt.Appendf(nil, "POST %s HTTP/1.1\r\nhost: frontend.example\r\ncontent-length: %d\r\n\r\n", r.path, len(r.body))
+	if r.body == nil {
+		return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nhost: frontend.example\r\n%s\r\n", r.path, more)
+	}
+	head := fmt.Appendf(nil, "POST %s HTTP/1.1\r\nhost: frontend.example\r\n%scontent-length: %d\r\n\r\n", r.path, more, len(r.body))
 	return append(head, r.body...)
 }
 

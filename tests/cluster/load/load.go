@@ -14,12 +14,13 @@ import (
 	"time"
 )
 
-// Settings of one load. Everything is required but Path.
+// Settings of one load. Everything is required but Header and Path.
 type Settings struct {
 	Target  string        // address and port
 	Rate    int           // requests per second
 	Timeout time.Duration // for the whole of one request; then it is lost
-	Path    string        // with GET only: "/" and a mix of GET and POST if empty
+	Header  string        // one more header line, if not empty: "x-tester: yes"
+	Path    string        // with POST only: "/" and a mix of GET and POST if empty
 }
 
 const (
@@ -55,12 +56,7 @@ func (l *Load) Stop() {
 	close(l.stop)
 	<-l.stopped
 	l.flying.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.idle {
-		c.close()
-	}
-	l.idle = nil
+	l.Disconnect()
 }
 
 // Pause sends nothing until Resume, and returns when the last request has been answered or lost. The connections stay.
@@ -71,16 +67,22 @@ func (l *Load) Pause() {
 	l.flying.Wait()
 }
 
-// Resume begins again, on connections that are made anew.
+// Resume goes on, on the same connections.
 func (l *Load) Resume() {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pause = false
+}
+
+// Disconnect is for a pause in which the other side is started again.
+func (l *Load) Disconnect() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, c := range l.idle {
 		c.close()
 	}
 	l.count -= len(l.idle)
 	l.idle = nil
-	l.pause = false
-	l.mu.Unlock()
 }
 
 func (l *Load) run() {
@@ -146,8 +148,9 @@ func (l *Load) one(c *connection, r request) {
 }
 
 type request struct {
-	path string
-	body []byte // nil: GET
+	path   string
+	header string
+	body   []byte // nil: GET
 }
 
 // noise is what bodies are cut out of: two different pieces are never alike.
@@ -163,12 +166,12 @@ var lengths = []int{0, 100, 0, 1, 0, 1000, 0, 20_000, 0, 300, 0, 64, 0, 5000, 0,
 
 func (l *Load) request(number int) request {
 	if l.Path != "" {
-		return request{path: l.Path}
+		return request{path: l.Path, header: l.Header, body: noise[:100]}
 	}
 	length := lengths[number%len(lengths)]
 	if length == 0 {
-		return request{path: "/"}
+		return request{path: "/", header: l.Header}
 	}
 	from := number * 61 % (len(noise) - length)
-	return request{path: "/", body: noise[from : from+length]}
+	return request{path: "/", header: l.Header, body: noise[from : from+length]}
 }

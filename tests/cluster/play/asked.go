@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -59,22 +61,36 @@ func (r *rollout) asks(m mode, hash string) int {
 	return 0
 }
 
-// since is the moment from which on the Rollout has asked for what it asks for now, as far as has been seen after the
-// event number from.
-func (w *world) since(m mode, hash string, from int) (time.Time, int, error) {
-	var at time.Time
-	last := -1
-	for _, e := range w.events[from:] {
-		if e.Kind != "Rollout" || e.Type == "DELETED" {
-			continue
-		}
+// since is the moment of the last change of what the Rollout asks for, for one version, among the events from a number on.
+func (w *world) since(m mode, hash string, from int) (at time.Time, weight int, err error) {
+	weight = -1
+	ask := func(e event) (int, error) {
 		r, err := convert[rollout](e.Object)
-		if err != nil {
-			return at, last, err
-		}
-		if asked := r.asks(m, hash); asked != last {
-			at, last = e.when, asked
+		return r.asks(m, hash), err
+	}
+	isState := func(e event) bool { return e.Kind == "Rollout" && e.Type != "DELETED" }
+	for _, e := range slices.Backward(w.events[:from]) {
+		if isState(e) {
+			if weight, err = ask(e); err != nil {
+				return at, weight, err
+			}
+			break
 		}
 	}
-	return at, last, nil
+	for _, e := range w.events[from:] {
+		if !isState(e) {
+			continue
+		}
+		asked, err := ask(e)
+		if err != nil {
+			return at, weight, err
+		}
+		if asked != weight {
+			at, weight = e.when, asked
+		}
+	}
+	if at.IsZero() {
+		err = errors.New("nothing has changed")
+	}
+	return at, weight, err
 }

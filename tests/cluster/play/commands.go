@@ -13,7 +13,7 @@ type version struct{ name, hash string }
 type change struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
-	Value any    `json:"value"`
+	Value any    `json:"value,omitempty"`
 }
 
 func replace(path string, value any) change { return change{"replace", path, value} }
@@ -26,15 +26,10 @@ func (s *stage) release(changes ...change) error {
 	next := version{name: fmt.Sprintf("v%d", s.count)}
 	before := s.latest.hash
 	changes = append(changes, replace("/spec/template/spec/containers/0/env/0/value", next.name))
-	patch, err := json.Marshal(changes)
-	if err != nil {
+	if err := s.patch(changes...); err != nil {
 		return err
 	}
-	s.mark = s.world.mark()
-	if _, err := s.do("-n", namespace, "patch", "rollout", app, "--type", "json", "--patch", string(patch)); err != nil {
-		return err
-	}
-	err = s.world.until(s.ctx, next.name+" is under way", 20*time.Second, func(w *world) error {
+	err := s.world.until(s.ctx, next.name+" is under way", 20*time.Second, func(w *world) error {
 		r, err := w.rollout(app)
 		if err == nil && (r.Status.CurrentPodHash == before || !r.observed()) {
 			err = fmt.Errorf("the controller has not seen it: %s", r.describe())
@@ -42,7 +37,17 @@ func (s *stage) release(changes ...change) error {
 		next.hash = r.Status.CurrentPodHash
 		return err
 	})
-	s.latest = next
+	s.latest, s.newest, s.names[next.hash] = next, next.hash, next.name
+	return err
+}
+
+func (s *stage) patch(changes ...change) error {
+	text, err := json.Marshal(changes)
+	if err != nil {
+		return err
+	}
+	s.mark = s.world.mark()
+	_, err = s.do("-n", namespace, "patch", "rollout", app, "--type", "json", "--patch", string(text))
 	return err
 }
 

@@ -19,8 +19,10 @@ func killed(s *stage) error {
 	); err != nil {
 		return err
 	}
-	// Requests that take long enough to be under way when the processes end; half of them are there.
+	// Requests that take long enough to be under way when the processes end; half of them are there. They are of the kind
+	// that must not be sent twice.
 	const takes = 300 * time.Millisecond
+	s.retried = true
 	slow := load.Start(load.Settings{Target: s.proxies[0].listen, Rate: 100, Timeout: requestTimeout, Path: "/after/300ms"})
 	stopped := false
 	stop := func() {

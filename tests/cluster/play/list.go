@@ -8,27 +8,14 @@ var (
 	basicScene = &scene{name: "basic", mode: basic, object: canary(nil)}
 	emptyScene = &scene{name: "empty", mode: empty, object: canary(fields{}), proxies: twoPorts}
 	// The controller edits this Ingress, which nobody serves, and so has somebody to publish weights for.
-	publishedScene  = &scene{name: "published", mode: published, object: canary(fields{"nginx": fields{"stableIngress": "frontend"}}), extra: "ingress.yaml", proxies: twoPorts}
-	experimentScene = &scene{name: "experiment", mode: published, object: canary(fields{"alb": fields{"ingress": "frontend", "servicePort": 5000}}), extra: "ingress.yaml"}
-	blueGreenScene  = &scene{name: "blue-green", object: blueGreen}
-	outageScene     = &scene{name: "outages", mode: empty, object: canary(fields{}), proxies: behindGate}
-	// What is shipped makes its own application and its own proxies, which are pods.
-	chartScene     = &scene{name: "chart", bare: true}
-	acceptedScene  = &scene{name: "accepted", bare: true}
-	shippedScene   = &scene{name: "shipped", bare: true}
-	noPodsScene    = &scene{name: "without-pods", bare: true}
-	gatedScene     = &scene{name: "five-steps", bare: true}
-	settingsScene  = &scene{name: "settings", bare: true}
-	sidecarScene   = &scene{name: "sidecar", bare: true}
-	migrationScene = &scene{name: "migration", bare: true}
-	readmeScene    = &scene{name: "readme", bare: true}
-	verdictScene   = &scene{name: "analysis", bare: true}
-	overlayScene   = &scene{name: "own-overlay", bare: true}
-	ingressScene   = &scene{name: "migration-ingress", bare: true}
+	publishedScene = &scene{name: "published", mode: published, object: canary(fields{"nginx": fields{"stableIngress": "frontend"}}), extra: "ingress.yaml", proxies: twoPorts}
+	albScene       = &scene{name: "alb", mode: published, object: canary(fields{"alb": fields{"ingress": "frontend", "servicePort": 5000}}), extra: "ingress.yaml"}
+	blueGreenScene = &scene{name: "blue-green", object: blueGreen}
+	outageScene    = &scene{name: "outages", mode: empty, object: canary(fields{}), proxies: behindGate}
 	replicasScene  = &scene{name: "replicas", mode: empty, object: canary(fields{}), proxies: twoReplicas}
 )
 
-var scenarios = []scenario{
+var scenarios = append([]scenario{
 	{"pods", "the kubelet double: identity, crash, an API server that is away, grace", noScene, pods, false},
 	{"first-case", "33 %, pause, 100 %: triggered by a patch, promoted by the plugin", firstScene, firstCase, true},
 	{"basic/first-case", "the same without trafficRouting: stable pods go as canary pods come", basicScene, firstCaseBriefly, true},
@@ -49,25 +36,14 @@ var scenarios = []scenario{
 	{"published/third", "a third version while the second is at 50 %", publishedScene, third, false},
 	{"published/scale", "3, 5, 2 pods in the middle of it", publishedScene, scaled, false},
 	{"published/never-ready", "a canary that never becomes ready, undone", publishedScene, neverReady, false},
-	{"published/killed", "all canary processes killed at 50 %", publishedScene, killed, false},
 	{"published/505", "505 of 1000", publishedScene, fiveHundredFive, false},
+	{"published/killed", "all canary processes killed at 50 %", publishedScene, killed, false},
 
-	{"experiment", "an Experiment with a weight beside the canary's", experimentScene, experiment, false},
+	{"alb/experiment", "an Experiment with a weight beside the canary's", albScene, experiment, false},
+	{"alb/header-route", "testers are led to the canary by a header, while the steps say so", albScene, headerRoute, false},
 	{"blue-green", "everything at once", blueGreenScene, blueAndGreen, false},
 	{"outages/away", "the API server is away for 30 s, and the proxy is started again meanwhile", outageScene, serverAway, false},
 	{"outages/410", "what the proxy has seen last is no longer known", outageScene, gone410, false},
 	{"outages/restored", "etcd is restored from an older state", outageScene, restored, false},
-	{"chart", "deploy: Helm renders what kustomize renders, and refuses bad values", chartScene, chart, true},
-	{"accepted", "deploy: all manifests pass the API server, Pod Security restricted enforced", acceptedScene, accepted, true},
-	{"shipped", "deploy: the case as shipped, two proxies in pods with the shipped role", shippedScene, shipped, true},
-	{"without-pods", "deploy: the same without the permission to read pods", noPodsScene, withoutPods, false},
-	{"five-steps", "deploy: five steps as shipped, each verified", gatedScene, gatedSteps, false},
-	{"settings", "deploy: a file beside the Rollout, for testers", settingsScene, settings, false},
-	{"sidecar", "deploy: the proxy beside its client", sidecarScene, sidecar, false},
-	{"migration", "docs/migration.md: from one Service, under load, and back", migrationScene, migration, false},
-	{"readme", "README.md: five steps with Helm, under load", readmeScene, readme, true},
-	{"analysis", "deploy: what the AnalysisTemplates decide", verdictScene, verdicts, false},
-	{"own-overlay", "deploy/README.md: an overlay of a user's own", overlayScene, ownOverlay, false},
-	{"migration-ingress", "docs/migration.md: from ingress-nginx, and back", ingressScene, migrationIngress, false},
 	{"replicas", "two proxies, one of which hears nothing for a while", replicasScene, heldReplica, false},
-}
+}, deployScenarios...)

@@ -4,8 +4,12 @@
 //   - sandbox.go: the network and process namespaces that everything lives and ends in;
 //   - plane.go: etcd, API server, controllers, kubelet and kubeproxy; child.go: one started program;
 //   - world.go: everything that watchers of the API have seen, as a recording and as the latest state;
-//   - kubectl.go: commands; expect.go and history.go: facts about what has been seen; audit.go: who did what;
-//   - scenario.go: the list of scenarios, and one file for each.
+//   - kubectl.go, commands.go: what users type; expect.go, history.go, asked.go: facts about what has been seen;
+//     audit.go: who did what;
+//   - splitway.go: the proxy under test; gate.go: a way to the API server that can be cut;
+//   - list.go: all scenarios; scenario.go: how they are played; scene.go: what several of them are played on;
+//   - traffic.go: shares, losses and takeovers, by the load of ../load, and the table of them;
+//   - a file for each group of scenarios: pods.go, first_case.go, walks.go, killed.go, providers.go, outages.go, replicas.go.
 package main
 
 import (

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,11 +16,6 @@ import (
 
 // behindGate is one proxy whose way to the API server can be cut, and which saves its state.
 func behindGate(s *stage) error {
-	if os.Getenv("DRY") != "" {
-		g, err := openGate(gateway+":7443", gateway+":6443")
-		s.gates = append(s.gates, g)
-		return err
-	}
 	g, err := openGate(gateway+":7443", gateway+":6443")
 	if err != nil {
 		return err
@@ -53,28 +49,40 @@ func serverAway(s *stage) error {
 	s.world.did("the API server crashes")
 	s.crash("kube-apiserver")
 	begun := time.Now()
+	w := s.proxies[0]
+	if err := w.shows("splitway_rollout_connected", 0); err != nil {
+		return err
+	}
 	stillAway := func(part time.Duration) int { return max(1, int((part-time.Since(begun)).Seconds()*rate)) }
 	if err := s.away(25, stillAway(away/2)); err != nil {
 		return err
 	}
 	s.world.did("the proxy is started again, while the API server is away")
-	w := s.proxies[0]
 	s.loads[0].Pause()
+	s.loads[0].Disconnect()
 	w.kill()
-	if err := w.start(); err != nil {
+	if err := w.run(); err != nil {
 		return err
 	}
 	if err := w.ready(); err != nil {
 		return fmt.Errorf("started while the API server is away, with a saved state: %w", err)
 	}
 	s.loads[0].Resume()
+	if err := w.shows("splitway_rollout_saved_state", 1); err != nil {
+		return err
+	}
 	if err := s.away(25, stillAway(away)); err != nil {
 		return fmt.Errorf("from the saved state: %w", err)
 	}
 	s.world.did("the API server is back")
-	if err := s.revive("kube-apiserver"); err != nil {
+	if err := errors.Join(s.revive("kube-apiserver"), s.restartControllers()); err != nil {
 		return err
 	}
+	back := time.Now()
+	if err := errors.Join(w.shows("splitway_rollout_connected", 1), w.shows("splitway_rollout_saved_state", 0)); err != nil {
+		return err
+	}
+	s.say("the proxy hears the API server again, %v after it was ready", time.Since(back).Round(time.Millisecond))
 	return all(
 		func() error { return s.promote() },
 		func() error { return s.arrive(3, 50) },
@@ -111,7 +119,10 @@ func gone410(s *stage) error {
 		func() error { s.world.did("the proxy's way to the API server is cut"); g.cut(); return s.promote() },
 		func() error { return s.asked("step 3, unseen by the proxy", s.latest, 50, s.paused(3)) },
 		s.compact,
-		func() error { s.crash("kube-apiserver"); return s.revive("kube-apiserver") },
+		func() error {
+			s.crash("kube-apiserver")
+			return errors.Join(s.revive("kube-apiserver"), s.restartControllers())
+		},
 		func() error { return s.serve(25) },
 		func() error { s.world.did("the way is open again"); return g.mend() },
 		func() error { return s.serve(50) },
@@ -198,12 +209,19 @@ func (s *stage) withoutStore(do func() error) error {
 	if err := s.revive("kube-apiserver"); err != nil {
 		return err
 	}
+	err := s.restartControllers()
+	s.world.again(s.ctx)
+	return err
+}
+
+// restartControllers is what a cluster does by itself when the API was away: they lose their leases and end. Those that
+// did not would wait for up to a minute before they looked again.
+func (s *stage) restartControllers() error {
 	for _, name := range []string{"kube-controller-manager", "rollouts-controller", "kubeproxy"} {
 		s.crash(name)
 		if err := s.revive(name); err != nil {
 			return err
 		}
 	}
-	s.world.again(s.ctx)
 	return nil
 }

@@ -39,6 +39,8 @@ type plane struct {
 
 	scores    []score
 	takeovers []takeover
+	// Changes that proxies have followed, by their own metric, and how many of them within 100 ms.
+	followed, soon int
 }
 
 func (o *options) folder(name string) string { return filepath.Join(o.work, name) }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"splitway.dev/cluster/load"
 )
 
 // What only some strategies and providers can.
@@ -17,6 +19,19 @@ func fiveHundredFive(s *stage) error {
 		func() error { return s.climb(3000, 505) },
 		func() error { return s.promote() },
 		s.finish,
+		// Others count in per cents.
+		func() error {
+			return s.patch(change{Op: "remove", Path: "/spec/strategy/canary/trafficRouting/maxTrafficWeight"})
+		},
+		func() error {
+			return s.asked("back to per cents", s.latest, 100, func(r rollout) error {
+				if !r.observed() {
+					return fmt.Errorf("the controller has not seen it: %s", r.describe())
+				}
+				return nil
+			})
+		},
+		func() error { return s.served(s.latest, 100) },
 	)
 }
 
@@ -57,6 +72,7 @@ func experiment(s *stage) error {
 // trialShare looks at the answers of canary and experiment together: they come from the same template.
 func (s *stage) trialShare(trial string) error {
 	w := s.proxies[0]
+	s.names[trial] = s.latest.name
 	if err := errors.Join(w.serves(trial, 20, 100), w.serves(s.latest.hash, 10, 100)); err != nil {
 		return err
 	}
@@ -72,7 +88,65 @@ func (s *stage) trialShare(trial string) error {
 	}
 	s.score.windows++
 	s.say("canary and experiment: %d of %d requests, off by %+.2f", seen.Versions[s.latest.name], seen.Requests, off)
-	return errors.Join(w.serves(trial, 20, 100), w.exact())
+	return errors.Join(w.serves(trial, 20, 100), w.exact(s.newest, 2))
+}
+
+// headerRoute sends testers to the canary, whatever the weight, for as long as the steps say so.
+func headerRoute(s *stage) error {
+	testers := func(match ...fields) fields {
+		return fields{"setHeaderRoute": fields{"name": "testers", "match": match}}
+	}
+	walk := []fields{
+		{"setWeight": 10},
+		testers(fields{"headerName": "x-tester", "headerValue": fields{"exact": "yes"}}),
+		{"pause": fields{}},
+		testers(),
+		{"pause": fields{}},
+	}
+	managed := change{"add", "/spec/strategy/canary/trafficRouting/managedRoutes", []fields{{"name": "testers"}}}
+	return all(
+		func() error { return s.release(replace("/spec/strategy/canary/steps", walk), managed) },
+		func() error { return s.arrive(2, 10) },
+		func() error {
+			answered, err := s.testers(200)
+			if err == nil && answered[s.latest.name] != 200 {
+				err = fmt.Errorf("expected %s to answer all testers, found %v", s.latest.name, answered)
+			}
+			return err
+		},
+		func() error { return s.share(s.latest, 10, 1000) },
+		func() error { return s.promote() },
+		func() error { return s.arrive(4, 10) },
+		func() error {
+			answered, err := s.testers(200)
+			if err == nil && (answered[s.latest.name] == 0 || answered[s.latest.name] > 100) {
+				err = fmt.Errorf("expected about a tenth of the testers at %s once the route is gone, found %v", s.latest.name, answered)
+			}
+			return err
+		},
+		func() error { return s.promote("--full") },
+		s.finish,
+	)
+}
+
+// testers are so many requests with a header, beside the load. They are counted by who has answered.
+func (s *stage) testers(requests int) (map[string]int, error) {
+	s.retried = true // of these requests the load's books know nothing
+	l := load.Start(load.Settings{Target: s.proxies[0].listen, Rate: rate / 5, Timeout: requestTimeout, Header: "x-tester: yes"})
+	err := s.moreOf(l, requests, time.After(20*time.Second))
+	l.Stop()
+	if err != nil {
+		return nil, err
+	}
+	answered := map[string]int{}
+	for _, r := range l.Between(time.Time{}, time.Now())[:requests] {
+		if r.Lost != "" {
+			return nil, fmt.Errorf("a tester's request was lost: %s", r.Lost)
+		}
+		answered[r.Version]++
+	}
+	s.say("testers: %v", answered)
+	return answered, nil
 }
 
 // blueAndGreen switches everything at once.

@@ -38,7 +38,7 @@ func heldReplica(s *stage) error {
 		func() error { return s.asked("step 3, unheard by one", s.latest, 66, s.paused(3)) },
 		func() error { return quick.serves(s.latest.hash, 66, 100) },
 		func() error { return late.serves(s.latest.hash, 33, 100) },
-		func() error { s.world.did("they are released"); g.release(); return s.arrive(3, 66) },
+		func() error { s.world.did("they are released"); g.release(); return s.serve(66) },
 		func() error { return s.share(s.latest, 66, 1500) },
 		func() error { return s.promote() },
 		s.finish,

@@ -59,9 +59,12 @@ type stage struct {
 	inPods  []*splitway // those that are pods of the scene's own making
 	loads   []*load.Load
 	gates   []*gate
-	count   int     // of versions
-	stable  version // answers everything when a scenario begins
-	latest  version // was released last
+	names   map[string]string // of versions, by hash
+	count   int               // of versions
+	retried bool              // a scenario has made the proxy send requests to another version than it had chosen
+	stable  version           // answers everything when a scenario begins
+	latest  version           // is stable, or on its way to be
+	newest  string            // the hash of what was released last
 
 	// Of one scenario:
 	begun       time.Time
@@ -73,7 +76,6 @@ type stage struct {
 
 // playAll goes on after a failure, with a new stage: one fault must not hide others.
 func (p *plane) playAll(chosen []scenario) error {
-	var failed []string
 	var open *stage
 	end := func() error {
 		if open == nil {
@@ -109,7 +111,6 @@ func (p *plane) playAll(chosen []scenario) error {
 			continue
 		}
 		fmt.Printf("== %s: FAILED after %.1f s: %v\n", s.name, one.took.Seconds(), err)
-		failed = append(failed, s.name)
 		if err := end(); err != nil {
 			return err
 		}
@@ -118,6 +119,12 @@ func (p *plane) playAll(chosen []scenario) error {
 		return err
 	}
 	p.summary()
+	var failed []string
+	for _, one := range p.scores {
+		if one.err != nil {
+			failed = append(failed, one.scenario)
+		}
+	}
 	if failed != nil {
 		return fmt.Errorf("%d of %d scenarios: %s", len(failed), len(chosen), strings.Join(failed, ", "))
 	}
@@ -144,13 +151,20 @@ func (s *stage) play(of scenario) (score, error) {
 	for _, silent := range s.silentSince {
 		err = errors.Join(err, s.only(silent.of, silent.since))
 	}
-	return s.score, errors.Join(err, s.losses(), s.onlyLooked())
+	err = errors.Join(err, s.losses(), s.onlyLooked())
+	if err == nil {
+		err = s.accounts()
+	}
+	return s.score, err
 }
 
 // close leaves an empty namespace for the next scene.
 func (s *stage) close() error {
 	for _, l := range s.loads {
 		l.Stop()
+	}
+	if err := s.noteMetrics(); err != nil {
+		fmt.Println("no metrics:", err)
 	}
 	for _, w := range s.proxies {
 		// It would drain, for the time that a load balancer needs to notice. Nobody is left who could.

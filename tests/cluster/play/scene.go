@@ -60,9 +60,6 @@ func twoPorts(s *stage) error {
 
 // onePort is one proxy in front of the application's port for HTTP.
 func onePort(s *stage) error {
-	if os.Getenv("DRY") != "" {
-		return nil
-	}
 	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), "8080", 9090, "--port", "http")
 	if err == nil {
 		s.loads = append(s.loads, load.Start(load.Settings{Target: w.listen, Rate: rate, Timeout: requestTimeout}))
@@ -100,7 +97,7 @@ func (s *stage) set() error {
 	if err != nil {
 		return err
 	}
-	s.latest, s.count = s.stable, 1
+	s.latest, s.count, s.names = s.stable, 1, map[string]string{s.stable.hash: s.stable.name}
 	if s.scene.proxies == nil {
 		return onePort(s)
 	}

@@ -127,7 +127,7 @@ func gatedSteps(s *stage) error {
 				err = all(
 					func() error { return s.podsServe(weight) },
 					func() error { return s.sum(weight, 1000) },
-					func() error { return s.testers("x-tester", "true", s.latest.name) },
+					func() error { return s.choose("x-tester", "true", s.latest.name) },
 					func() error { return s.promote() },
 				)
 				if err != nil {
@@ -157,8 +157,8 @@ func gatedSteps(s *stage) error {
 	)
 }
 
-// testers wants the version for every request with the header.
-func (s *stage) testers(header, value, wanted string) error {
+// choose wants the version for every request with the header.
+func (s *stage) choose(header, value, wanted string) error {
 	ip, err := s.kubectl("-n", namespace, "get", "service", "frontend-service", "-o", "jsonpath={.spec.clusterIP}")
 	if err != nil {
 		return err
@@ -205,8 +205,8 @@ func settings(s *stage) error {
 		func() error { return s.proxyPods(2) },
 		func() error { return s.release() },
 		func() error { return s.paused33("the pause has begun") },
-		func() error { return s.testers("x-canary", "always", "v2") },
-		func() error { return s.testers("x-canary", "never", "v1") },
+		func() error { return s.choose("x-canary", "always", "v2") },
+		func() error { return s.choose("x-canary", "never", "v1") },
 	)
 }
 
@@ -294,7 +294,7 @@ func (s *stage) up(name string) error {
 		}
 		_, err = w.readyAddresses(r.Status.StableRS, 3)
 		s.stable = version{name, r.Status.StableRS}
-		s.latest, s.count = s.stable, 1
+		s.latest, s.count, s.names = s.stable, 1, map[string]string{s.stable.hash: name}
 		return err
 	})
 }

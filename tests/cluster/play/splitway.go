@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -20,6 +21,7 @@ type splitway struct {
 	child
 	stage         *stage
 	listen, admin string
+	begun         time.Time // of its last start: its counts begin there
 }
 
 // startSplitway returns when the proxy says that it is ready. The port may have the name of an application's port behind
@@ -34,11 +36,16 @@ func (s *stage) startSplitway(name, kubeconfig, port string, admin int, argument
 			"--listen", gateway + ":" + port, "--admin", w.admin,
 		}, arguments...),
 	}
-	if err := w.start(); err != nil {
+	if err := w.run(); err != nil {
 		return nil, err
 	}
 	s.proxies = append(s.proxies, w)
 	return w, w.ready()
+}
+
+func (w *splitway) run() error {
+	w.begun = time.Now()
+	return w.start()
 }
 
 func (w *splitway) ready() error {
@@ -87,6 +94,48 @@ func (w *splitway) ask(path string) (string, error) {
 		err = fmt.Errorf("%s%s: expected 200, found %s: %s", w.admin, path, answer.Status, strings.TrimSpace(string(text)))
 	}
 	return string(text), err
+}
+
+// metric is the sum over all labels.
+func (w *splitway) metric(name string) (float64, error) { return w.metricLine(name, "") }
+
+// metricLine is the sum over all labels among which there is one.
+func (w *splitway) metricLine(name, label string) (sum float64, err error) {
+	text, err := w.ask("/metrics")
+	if err != nil {
+		return 0, err
+	}
+	found := false
+	for line := range strings.Lines(text) {
+		last := strings.LastIndexByte(strings.TrimSpace(line), ' ')
+		if last < 0 {
+			continue
+		}
+		of, value := line[:last], strings.TrimSpace(line[last+1:])
+		if of != name && !strings.HasPrefix(of, name+"{") || !strings.Contains(of, label) {
+			continue
+		}
+		number, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %q: %w", line, err)
+		}
+		sum, found = sum+number, true
+	}
+	if !found {
+		return 0, fmt.Errorf("%s has no metric %s", w.name, name)
+	}
+	return sum, nil
+}
+
+// shows waits until a metric has the value.
+func (w *splitway) shows(name string, value float64) error {
+	return w.until(fmt.Sprintf("%s shows %s %v", w.name, name, value), 20*time.Second, func() error {
+		is, err := w.metric(name)
+		if err == nil && is != value {
+			err = fmt.Errorf("it is %v", is)
+		}
+		return err
+	})
 }
 
 // picture is the part of /config that scenarios look at.
@@ -170,9 +219,11 @@ func (w *splitway) serves(hash string, weight, total int) error {
 	})
 }
 
-// exact waits until the proxy's own account shows every version within one request of what it should have got since the
-// start. A request between two counters may make it look worse for a moment.
-func (w *splitway) exact() error {
+// exact waits until the proxy's own account shows that the newest version is less than one request away from what it should
+// have got, for each choice that leads to it, and the others less than one for each version that came and went beside them:
+// what a version leaves behind, when it goes, stays with those that remain. A request between two counters may make it
+// look worse for a moment.
+func (w *splitway) exact(newest string, choices int) error {
 	return w.until("the account of "+w.name, 5*time.Second, func() error {
 		p, err := w.picture()
 		if err != nil {
@@ -180,7 +231,11 @@ func (w *splitway) exact() error {
 		}
 		for _, port := range p.Ports {
 			for _, v := range port.Split.Versions {
-				if v.Off > 1 || v.Off < -1 {
+				bound := float64(choices)
+				if v.Version != newest {
+					bound *= float64(len(w.stage.names))
+				}
+				if v.Off > bound || v.Off < -bound {
 					return fmt.Errorf("%s has got %+.2f requests more than it should (%s)", v.Version, v.Off, p.describe())
 				}
 			}

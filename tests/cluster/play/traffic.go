@@ -2,9 +2,12 @@ package main
 
 import (
 	"bufio"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -133,7 +136,7 @@ func (s *stage) share(v version, weight, requests int) error {
 		return fmt.Errorf("together they are off by %+.2f", sum)
 	}
 	for _, w := range s.proxies {
-		if err := errors.Join(w.serves(v.hash, weight, total), w.exact()); err != nil {
+		if err := errors.Join(w.serves(v.hash, weight, total), w.exact(s.newest, 1)); err != nil {
 			return fmt.Errorf("after the window: %w", err)
 		}
 	}
@@ -144,15 +147,21 @@ func (s *stage) share(v version, weight, requests int) error {
 func (s *stage) more(requests int) error {
 	bound := time.After(3*time.Duration(requests)*time.Second/rate + 10*time.Second)
 	for _, l := range s.loads {
-		wanted := requests * l.Rate / rate
-		for begun := l.Count(); l.Count() < begun+wanted; {
-			select {
-			case <-bound:
-				return fmt.Errorf("%d requests take too long: %d were answered", requests, l.Count()-begun)
-			case <-s.ctx.Done():
-				return s.ctx.Err()
-			case <-time.After(5 * time.Millisecond):
-			}
+		if err := s.moreOf(l, requests*l.Rate/rate, bound); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stage) moreOf(l *load.Load, requests int, bound <-chan time.Time) error {
+	for begun := l.Count(); l.Count() < begun+requests; {
+		select {
+		case <-bound:
+			return fmt.Errorf("%d requests take too long: %d were answered", requests, l.Count()-begun)
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
 	return nil
@@ -210,6 +219,46 @@ func (s *stage) finish() error {
 	return errors.Join(s.share(s.latest, total, 300), s.only(s.latest, since))
 }
 
+// accounts wants the proxies' counts to be the clients' own: what each version was chosen for is what it has answered. For
+// that the load rests for a moment. Each proxy has as many ports as it has loads.
+func (s *stage) accounts() error {
+	if s.retried || len(s.proxies) == 0 || len(s.loads)%len(s.proxies) != 0 {
+		return nil
+	}
+	for _, l := range s.loads {
+		l.Pause()
+		defer l.Resume()
+	}
+	each := len(s.loads) / len(s.proxies)
+	for i, w := range s.proxies {
+		p, err := w.picture()
+		if err != nil {
+			return err
+		}
+		if len(p.Ports) != each {
+			return fmt.Errorf("%s shows %d ports, expected %d", w.name, len(p.Ports), each)
+		}
+		for j, port := range p.Ports {
+			answered := map[string]int64{}
+			for _, r := range s.loads[i*each+j].Between(time.Time{}, time.Now()) {
+				if r.Lost == "" && r.Sent.After(w.begun) {
+					answered[r.Version]++
+				}
+			}
+			chosen := map[string]int64{}
+			for _, v := range port.Split.Versions {
+				if v.Sent > 0 {
+					chosen[s.names[v.Version]] += v.Sent
+				}
+			}
+			if !maps.Equal(chosen, answered) {
+				return fmt.Errorf("%s, port %q: it has chosen versions so many times: %v; they have answered: %v", w.name, port.Port, chosen, answered)
+			}
+		}
+	}
+	return nil
+}
+
 // silence of all versions but one since a moment; until the next release.
 type silence struct {
 	of    version
@@ -219,7 +268,7 @@ type silence struct {
 // noteTakeover finds out how long ago the API has changed, and when the proxies have followed.
 func (s *stage) noteTakeover(v version, weight, total int) error {
 	var at time.Time
-	err := s.world.until(s.ctx, "the change", time.Second, func(w *world) error {
+	err := s.world.until(s.ctx, "the change", time.Millisecond, func(w *world) error {
 		begun, asks, err := w.since(s.scene.mode, v.hash, s.mark)
 		if err == nil && asks != weight {
 			err = fmt.Errorf("%d is asked for", asks)
@@ -228,7 +277,7 @@ func (s *stage) noteTakeover(v version, weight, total int) error {
 		return err
 	})
 	if err != nil {
-		return nil // it has changed again, or long ago: nothing can be said
+		return nil // it has not changed, or again meanwhile: nothing can be said
 	}
 	for i, w := range s.proxies {
 		live, err := w.liveSince(at.Add(-time.Second), v.hash, weight, total)
@@ -274,7 +323,12 @@ func (w *splitway) liveSince(after time.Time, hash string, weight, total int) (t
 }
 
 // shows reads a split as the log writes it: "7d7d6797f5 67, 667d764b44 33 of 100".
+// Of several ports the first will do: they change together.
 func shows(split, hash string, weight, total int) bool {
+	split, _, _ = strings.Cut(split, "; ")
+	if _, after, named := strings.Cut(split, ": "); named {
+		split = after
+	}
 	parts, whole, found := strings.Cut(split, " of ")
 	of, err := strconv.Atoi(whole)
 	if !found || err != nil {
@@ -307,36 +361,53 @@ func (p *plane) summary() {
 		fmt.Println(row)
 	}
 	fmt.Println("lost: A+B are A without a reason, and B that were with a pod that was killed; off by: requests, at worst, in windows with sharp ends")
-	var live, last []time.Duration
-	for _, t := range p.takeovers {
-		live = append(live, t.live)
-		if t.last != nil {
-			last = append(last, *t.last)
-		}
+	if p.followed > 0 {
+		fmt.Printf("by the proxies' own metric: %d of %d changes were in force within 100 ms of the API's news\n", p.soon, p.followed)
 	}
-	for _, one := range []struct {
-		what string
-		took []time.Duration
-	}{{"from a change in the API to the live snapshot", live}, {"from a change in the API to the last request under the old weight", last}} {
-		if len(one.took) == 0 {
-			continue
-		}
-		slices.Sort(one.took)
-		at := func(part float64) time.Duration {
-			return one.took[min(len(one.took)-1, int(part*float64(len(one.took))))].Round(10 * time.Microsecond)
-		}
-		fmt.Printf("%s, as seen by a second watcher: %d changes, median %v, p99 %v, most %v\n",
-			one.what, len(one.took), at(0.5), at(0.99), one.took[len(one.took)-1].Round(10*time.Microsecond))
-	}
+	p.showTakeovers("the live snapshot", func(t takeover) *time.Duration { return &t.live })
+	p.showTakeovers("the last request under the old weight", func(t takeover) *time.Duration { return t.last })
 }
 
-// losses judges what was lost in this scenario, and puts it into its score.
+func (p *plane) showTakeovers(until string, of func(takeover) *time.Duration) {
+	known := slices.DeleteFunc(slices.Clone(p.takeovers), func(t takeover) bool { return of(t) == nil })
+	if len(known) == 0 {
+		return
+	}
+	slices.SortFunc(known, func(a, b takeover) int { return cmp.Compare(*of(a), *of(b)) })
+	at := func(part float64) time.Duration {
+		return of(known[min(len(known)-1, int(part*float64(len(known))))]).Round(10 * time.Microsecond)
+	}
+	most := known[len(known)-1]
+	fmt.Printf("from a change in the API to %s, as seen by a second watcher: %d changes, median %v, p99 %v, most %v (%s)\n",
+		until, len(known), at(0.5), at(0.99), at(1), most.what)
+}
+
+// noteMetrics reads what the proxy itself says of how fast it followed.
+func (s *stage) noteMetrics() error {
+	for _, w := range s.proxies {
+		all, err := w.metric("splitway_rollout_propagation_seconds_count")
+		if err != nil {
+			return err
+		}
+		soon, err := w.metricLine("splitway_rollout_propagation_seconds_bucket", `le="0.1"`)
+		if err != nil {
+			return err
+		}
+		s.followed += int(all)
+		s.soon += int(soon)
+	}
+	return nil
+}
+
+// losses judges what was lost in this scenario, and puts it into its score. A timeline of the load goes beside the logs.
 func (s *stage) losses() error {
 	var failed error
 	for i, l := range s.loads {
 		records := l.Between(s.begun, time.Now())
 		s.score.requests += len(records)
 		s.score.slow = max(s.score.slow, load.Percentile(records, 0.99))
+		file := s.folder(fmt.Sprintf("logs/%s-load-%d.txt", strings.ReplaceAll(s.score.scenario, "/", "-"), i))
+		failed = errors.Join(failed, os.WriteFile(file, []byte(load.Timeline(records, s.world.begun, 50*time.Millisecond)), 0o644))
 		bad := records[:0:0]
 		for _, r := range records {
 			if r.Lost == "" {
@@ -345,16 +416,14 @@ func (s *stage) losses() error {
 			s.score.lost++
 			if s.mayLose != nil && s.mayLose(r) {
 				s.score.expected++
-				continue
+			} else {
+				bad = append(bad, r)
 			}
-			bad = append(bad, r)
 		}
-		if len(bad) == 0 {
-			continue
+		if len(bad) > 0 {
+			failed = errors.Join(failed, fmt.Errorf("%d of %d requests were lost (a timeline is in %s; seconds are the recording's):\n%s",
+				len(bad), len(records), file, load.Losses(bad, s.world.begun)))
 		}
-		file := s.folder(fmt.Sprintf("logs/%s-load%d.txt", strings.ReplaceAll(s.score.scenario, "/", "-"), i))
-		failed = errors.Join(failed, fmt.Errorf("%d of %d requests were lost (a timeline is in %s; seconds are the recording's):\n%s", len(bad), len(records),
-			file, load.Losses(bad, s.world.begun)), os.WriteFile(file, []byte(load.Timeline(records, s.world.begun, 20*time.Millisecond)), 0o644))
 	}
 	return failed
 }
