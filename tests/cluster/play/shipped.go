@@ -18,8 +18,8 @@ import (
 	"splitway.dev/cluster/load"
 )
 
-// Requests per second through the cluster address of a Service: kubeproxy is a double of ours, and copies bytes.
-const clusterRate = 200
+// Requests per second through the cluster address of a Service, which a double of kube-proxy copies to a proxy.
+const clusterRate = 1000
 
 // shipped: `kubectl apply -k` of the case, in a namespace that enforces the strictest standard; a whole rollout under load;
 // then nothing has drifted, and the proxies have only looked.
