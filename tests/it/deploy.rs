@@ -131,13 +131,14 @@ fn a_pod_has_more_time_to_end_than_its_proxy_takes() {
 fn every_pod_keeps_the_strictest_pod_security_standard() {
     for (file, document) in documents() {
         let pod = &document["spec"]["template"]["spec"];
-        if document["kind"] == "Rollout" && pod.is_null() || pod.is_null() {
+        // A patch of a Rollout's steps has none.
+        if pod.is_null() {
             continue;
         }
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{file}");
         assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{file}");
-        for container in ["containers", "initContainers"].iter().flat_map(|list| pod[list].as_array().into_iter().flatten())
-        {
+        let containers = ["containers", "initContainers"].map(|list| pod[list].as_array().into_iter().flatten());
+        for container in containers.into_iter().flatten() {
             let context = &container["securityContext"];
             assert_eq!(context["allowPrivilegeEscalation"], false, "{file}");
             assert_eq!(context["readOnlyRootFilesystem"], true, "{file}");
@@ -197,8 +198,12 @@ fn what_an_analysis_asks_for_is_measured() {
         if document["kind"] != "AnalysisTemplate" {
             continue;
         }
-        let arguments: Vec<&str> =
-            document["spec"]["args"].as_array().expect("arguments").iter().filter_map(|one| one["name"].as_str()).collect();
+        let arguments: Vec<&str> = document["spec"]["args"]
+            .as_array()
+            .expect("arguments")
+            .iter()
+            .filter_map(|one| one["name"].as_str())
+            .collect();
         let text = document["spec"].to_string();
         for argument in Regex::new(r"\{\{args\.([^}]*)\}\}").expect("an expression").captures_iter(&text) {
             assert!(arguments.contains(&&argument[1]), "{file}: no argument {}", &argument[1]);
@@ -304,13 +309,26 @@ fn the_readme_of_the_chart_has_every_value_with_its_default() {
     }
 }
 
+/// Nothing is wrong with a file of settings.
+#[track_caller]
+fn is_valid(text: &str) {
+    let folder = Folder::new();
+    let path = folder.write("splitway.yaml", text);
+    let said = run(&["validate", path.to_str().expect("UTF-8")]);
+    assert_eq!(said.code, 0, "{}", said.err);
+}
+
 #[test]
 fn the_file_of_the_migration_page_is_a_good_one() {
     let page = read("docs/migration.md");
     let (_, file) = page.split_once("```yaml\n# splitway.yaml\n").expect("the file");
     let (file, _) = file.split_once("```").expect("its end");
-    let folder = Folder::new();
-    let path = folder.write("splitway.yaml", file);
-    let said = run(&["validate", path.to_str().expect("UTF-8")]);
-    assert_eq!(said.code, 0, "{}", said.err);
+    is_valid(file);
+}
+
+#[test]
+fn the_settings_beside_the_rollout_are_good_ones() {
+    // What the arguments of the pod say.
+    let arguments = "rollout: services/tracing-demo-frontend\nlisteners: [{ address: ':8080' }]\n";
+    is_valid(&format!("{arguments}{}", read("deploy/components/settings/splitway.yaml")));
 }
