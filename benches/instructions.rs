@@ -8,12 +8,12 @@ mod world;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
 
-use world::{MadeUp, snapshot, split};
+use world::{MadeUp, mirroring, snapshot, split};
 
 /// A name, and what is repeated.
 type Case = (&'static str, fn(u64));
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("pick, one version", |times| pick(&[100], times)),
     ("pick, 5 %", |times| pick(&[5, 95], times)),
     ("pick, 5.5 %", |times| pick(&[55, 945], times)),
@@ -23,6 +23,7 @@ const CASES: [Case; 9] = [
     ("decide, weighted, 100 routes", |times| decide(100, false, times)),
     ("decide, sticky, 0 routes", |times| decide(0, true, times)),
     ("decide, sticky, 10 routes", |times| decide(10, true, times)),
+    ("decide, mirrored, 10 routes", mirrored),
 ];
 
 fn pick(weights: &[u32], times: u64) {
@@ -34,6 +35,14 @@ fn pick(weights: &[u32], times: u64) {
 
 fn decide(routes: usize, sticky: bool, times: u64) {
     let (snapshot, browser) = (snapshot(routes, sticky), MadeUp::browser());
+    for _ in 0..times {
+        black_box(snapshot.decide(black_box(&browser)));
+    }
+}
+
+/// The last of the routes is a mirror that matches.
+fn mirrored(times: u64) {
+    let (snapshot, browser) = (mirroring(9), MadeUp::browser());
     for _ in 0..times {
         black_box(snapshot.decide(black_box(&browser)));
     }

@@ -54,7 +54,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Show it at work: two embedded versions, a scripted rollout, a steady load
+    /// Show it at work: two versions, a scripted rollout, a steady load
     Demo(Demo),
     /// Serve: split traffic between the versions of an application
     Run(Box<Run>),
@@ -62,6 +62,8 @@ pub enum Command {
     Validate(Validate),
     /// Tell which version a request would get, and why
     Explain(Explain),
+    /// Tell what is wrong with a Rollout, and what its steps can prove
+    Lint(Lint),
     /// Serve a tiny version of an application, to try things with
     App(App),
     /// Print the JSON Schema of the file, for editors
@@ -234,6 +236,48 @@ pub struct Settings {
 pub struct Validate {
     /// The YAML file
     pub file: PathBuf,
+}
+
+#[derive(Args)]
+#[command(
+    before_help = "Examples:\n  splitway lint rollout.yaml\n  splitway lint rollout.yaml --rps 20 --baseline-error 0.5%\n  helm template chart | splitway lint - --strict",
+    after_help = "Exit code 1 if there are errors. docs/lint.md has every rule.\nNext: kubectl apply -f FILE"
+)]
+pub struct Lint {
+    /// YAML or JSON, with the Services and AnalysisTemplates if you like; - is stdin
+    pub file: PathBuf,
+    /// Requests per second of the whole application
+    #[arg(long, value_parser = rate, value_name = "R")]
+    pub rps: Option<f64>,
+    /// The share of requests that fails anyway
+    #[arg(long, default_value = "0.1%", value_parser = share, value_name = "E")]
+    pub baseline_error: f64,
+    /// Take warnings for errors
+    #[arg(long)]
+    pub strict: bool,
+    /// For people or for programs
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| *rate > 0.0 && *rate <= 1e9);
+    rate.ok_or_else(|| "expected a number above 0, such as 0.2 or 500".to_owned())
+}
+
+/// `0.1%` or 0.001; a number without a percent sign that looks like one is refused.
+fn share(text: &str) -> Result<f64, String> {
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.trim_end().parse().ok().map(|percent: f64| percent / 100.0),
+        None => text.parse().ok(),
+    };
+    share.filter(|share| (0.0..=0.5).contains(share)).ok_or_else(|| "expected 0% to 50%, such as 0.1%".to_owned())
 }
 
 #[derive(Args)]

@@ -9,8 +9,8 @@
 //! that with one pointer. Begin with `control/mod.rs`.
 //!
 //! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), and the stage of the drain. [`admin`]
-//! shows all of it and steers nothing. [`config`] turns what people write into settings; [`demo`] uses the crate as a
-//! stranger would.
+//! shows all of it and steers nothing. [`config`] turns what people write into settings; [`lint`] tells what would go wrong
+//! with a Rollout; [`demo`] uses the crate as a stranger would.
 //!
 //! This file is the only place that knows every room.
 
@@ -20,10 +20,12 @@ pub mod admin;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod lint;
 pub mod metrics;
 pub mod proxy;
 pub mod route;
 pub mod source;
+pub mod text;
 
 use std::io;
 use std::net::SocketAddr;

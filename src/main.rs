@@ -18,7 +18,7 @@ use splitway::config::{self, Config, Flags, LogFormat, Problems, What};
 use splitway::route::picker::Turn;
 use splitway::route::{Generation, Identity, Snapshot};
 use splitway::source::{self, file};
-use splitway::{admin, control, demo};
+use splitway::{admin, control, demo, lint};
 
 // The default allocator of the static image's C library is several times slower.
 #[global_allocator]
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Some(Command::Run(run)) => serve(*run),
         Some(Command::Validate(validate)) => check(&validate.file),
         Some(Command::Explain(explain)) => explain_one(explain),
+        Some(Command::Lint(lint)) => look_at(&lint),
         Some(Command::App(app)) => app_alone(app),
         Some(Command::Schema) => say(config::schema() + "\n").inspect(|_| {
             hint("Next: save it as splitway.json, and on top of splitway.yaml: # yaml-language-server: $schema=splitway.json");
@@ -338,6 +339,42 @@ fn check(path: &Path) -> Result<ExitCode, Stop> {
         What::Rollout(name, overlay) => format!("Rollout {name}, {}", counted(overlay.routes.len(), "route")),
     };
     say(format!("{file}: ok: {what}\nNext: splitway run --config {file}\n"))
+}
+
+fn look_at(asked: &cli::Lint) -> Result<ExitCode, Stop> {
+    let file = asked.file.display().to_string();
+    let help = "check the name; - reads standard input";
+    let again = |problems| Stop::problems(problems, format!("Next: mend that, then: splitway lint {file}"));
+    let (name, text) = if file == "-" {
+        ("stdin", splitway::text::read("stdin", Ok(io::stdin().lock()), lint::LARGEST, help))
+    } else {
+        (&*file, splitway::text::read(&file, std::fs::File::open(&asked.file), lint::LARGEST, help))
+    };
+    let traffic = asked
+        .rps
+        .map(|requests_per_second| lint::Traffic { requests_per_second, baseline_error_rate: asked.baseline_error });
+    let report = text.and_then(|text| lint::lint(name, &text, traffic)).map_err(again)?;
+    let failed = report.counts.errors > 0 || asked.strict && report.counts.warnings > 0;
+    let next = match traffic {
+        _ if failed => format!("Next: mend that, then: splitway lint {file}"),
+        None if !report.tables.is_empty() => {
+            format!("Next: splitway lint {file} --rps R")
+        }
+        _ => format!("Next: kubectl apply -f {file}"),
+    };
+    match asked.output {
+        cli::Output::Json => {
+            say(format!("{:#}\n", report.json()))?;
+            hint(&next);
+        }
+        cli::Output::Text => {
+            // anstream takes the colours out where nobody could see them.
+            let mut out = anstream::stdout().lock();
+            writeln!(out, "{}{next}", report.render(true))?;
+            out.flush()?;
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {

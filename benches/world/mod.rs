@@ -9,7 +9,7 @@ use splitway::route::matches::{Match, PathMatch, ValueMatch};
 use splitway::route::picker::{Seed, Split, Turn};
 use splitway::route::policy::Policy;
 use splitway::route::{
-    Action, Backend, Head, Identity, Role, Route, RouteName, Routing, Shares, Snapshot, VersionHash,
+    Action, Backend, Head, Identity, Role, Route, RouteName, Routing, Share, Shares, Snapshot, VersionHash,
 };
 
 pub const SEED: Seed = Seed(0x5eed, 0x0dd5);
@@ -67,6 +67,19 @@ pub fn routing(routes: usize, sticky: bool) -> Routing {
 
 pub fn snapshot(routes: usize, sticky: bool) -> Snapshot {
     Snapshot::build(routing(routes, sticky), &identity(), None).unwrap()
+}
+
+/// So many routes that do not match, and then a mirror that does.
+#[allow(dead_code, reason = "not every benchmark looks at it")]
+pub fn mirroring(routes: usize) -> Snapshot {
+    let mut routing = routing(routes, false);
+    routing.routes.push(Route {
+        name: RouteName::new("copies"),
+        matches: vec![Match { path: Some(PathMatch::prefix("/cart")), ..Match::default() }],
+        action: Action::Mirror { to: VersionHash::new("canary"), share: Share::new(5, 100).unwrap() },
+        count: true,
+    });
+    Snapshot::build(routing, &identity(), None).unwrap()
 }
 
 pub fn identity() -> Identity {

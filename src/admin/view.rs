@@ -125,7 +125,16 @@ pub struct Route {
 #[serde(rename_all = "snake_case")]
 pub enum LeadsTo {
     Version(String),
-    Split { total: u32, versions: Vec<Weight> },
+    Split {
+        total: u32,
+        versions: Vec<Weight>,
+    },
+    /// The split, and a copy of so many requests to a version besides.
+    Mirror {
+        version: String,
+        weight: u32,
+        total: u32,
+    },
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -160,6 +169,7 @@ pub struct Policy {
     pub timeouts: Timeouts,
     pub limits: Limits,
     pub retry: Retry,
+    pub mirror: Mirroring,
     pub trusted_proxies: Vec<String>,
     pub tell_upstream: bool,
     pub version_header: Option<String>,
@@ -191,6 +201,14 @@ pub struct Limits {
 pub struct Retry {
     pub tries: u32,
     pub other_version: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Mirroring {
+    pub shadow_host: bool,
+    pub concurrency: usize,
+    pub buffer: String,
+    pub timeout: String,
 }
 
 impl Picture {
@@ -293,12 +311,16 @@ impl Backend {
 
 impl Route {
     fn of(route: &route::CompiledRoute, snapshot: &Snapshot) -> Self {
+        let version = |backend: usize| snapshot.backends()[backend].version.to_string();
         Self {
             name: route.name.as_str().to_owned(),
             matches: route.matches().iter().map(in_words).collect(),
             leads_to: match route.leads_to() {
-                Ok(backend) => LeadsTo::Version(snapshot.backends()[backend].version.to_string()),
-                Err(shares) => LeadsTo::split(shares),
+                route::LeadsTo::Backend(backend) => LeadsTo::Version(version(backend)),
+                route::LeadsTo::Split(shares) => LeadsTo::split(shares),
+                route::LeadsTo::Mirror { to, share } => {
+                    LeadsTo::Mirror { version: version(to), weight: share.weight(), total: share.total() }
+                }
             },
             count: route.count,
         }
@@ -362,6 +384,12 @@ impl Policy {
                 upstream_idle_connections: limits.upstream_idle_connections,
             },
             retry: Retry { tries: policy.retry.tries, other_version: policy.retry.other_version },
+            mirror: Mirroring {
+                shadow_host: policy.mirror.shadow_host,
+                concurrency: policy.mirror.concurrency,
+                buffer: bytes(policy.mirror.buffer as u64),
+                timeout: duration(policy.mirror.timeout),
+            },
             trusted_proxies: policy.trusted_proxies.iter().map(ToString::to_string).collect(),
             tell_upstream: policy.tell_upstream,
             version_header: policy.version_header.as_ref().map(ToString::to_string),
@@ -381,6 +409,7 @@ fn in_words(one: &Match) -> String {
         Some(PathMatch::Prefix(path)) => {
             conditions.push(format!("path starts with {}", if path.is_empty() { "/" } else { path }));
         }
+        Some(PathMatch::Start(path)) => conditions.push(format!("path begins with {path:?}")),
         Some(PathMatch::Regex(regex)) => conditions.push(format!("path matches {}", regex.as_str())),
     }
     let mut named = |what: &str, name: &str, value: &ValueMatch| {
@@ -399,6 +428,7 @@ fn in_words(one: &Match) -> String {
     one.cookies.iter().for_each(|(name, value)| named("cookie", name, value));
     one.query.iter().for_each(|(name, value)| named("query parameter", name, value));
     one.baggage.iter().for_each(|(name, value)| named("baggage", name, value));
+    one.method.iter().for_each(|value| named("the", "method", value));
     conditions.join(" and ")
 }
 
@@ -437,13 +467,16 @@ mod tests {
             cookies: vec![("team".into(), ValueMatch::Prefix("qa-".into()))],
             query: vec![("v".into(), ValueMatch::Regex(whole("[a-c]").unwrap()))],
             baggage: vec![("splitway".into(), ValueMatch::Suffix("y".into()))],
+            method: Some(ValueMatch::Prefix("G".into())),
         };
         assert_eq!(
             in_words(&one),
-            r#"method GET or HEAD and path starts with /shop and header x-user is "4\"2" and header x-bot is absent and cookie team starts with "qa-" and query parameter v matches [a-c] and baggage splitway ends with "y""#
+            r#"method GET or HEAD and path starts with /shop and header x-user is "4\"2" and header x-bot is absent and cookie team starts with "qa-" and query parameter v matches [a-c] and baggage splitway ends with "y" and the method starts with "G""#
         );
         let any = Match { path: Some(PathMatch::prefix("/")), ..Match::default() };
         assert_eq!(in_words(&any), "path starts with /");
+        let start = Match { path: Some(PathMatch::Start("/a".into())), ..Match::default() };
+        assert_eq!(in_words(&start), "path begins with \"/a\"");
     }
 
     #[test]

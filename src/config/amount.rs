@@ -6,7 +6,8 @@ use schemars::{Schema, json_schema};
 
 use super::leaf::{Kind, Printed, wrong};
 use super::problem::{Complaint, quoted};
-use crate::route::weight::{Weight, WeightError};
+use crate::route::weight::{self, Weight, WeightError};
+use crate::route::{MAX_TOTAL, Share};
 
 /// A whole number in a range.
 #[derive(Clone, Debug)]
@@ -222,6 +223,47 @@ impl Kind for WeightKind {
         match value {
             Weight::Plain(weight) => Printed::Number(u64::from(*weight)),
             Weight::Percent(_) => Printed::Text(value.to_string().into()),
+        }
+    }
+}
+
+/// A part of all, in per cent, with or without the sign.
+#[derive(Clone, Debug)]
+pub(super) struct Percent;
+
+impl Kind for Percent {
+    type Value = Share;
+
+    fn what() -> String {
+        "a percentage from 0 to 100, such as `5` or `5.5`".to_owned()
+    }
+
+    fn parse(text: &str, _: bool) -> Result<Share, Complaint> {
+        let (weight, total) = weight::part(text.strip_suffix('%').unwrap_or(text)).map_err(|error| {
+            let complaint = wrong::<Self>(text);
+            match error {
+                WeightError::NotANumber | WeightError::Negative => complaint,
+                _ => complaint.help(error.to_string()),
+            }
+        })?;
+        Share::new(weight, total).ok_or_else(|| wrong::<Self>(text))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "number", "minimum": 0, "maximum": 100 },
+                { "type": "string", "pattern": "^[0-9]+(\\.[0-9]+)? *%?$" },
+            ]
+        })
+    }
+
+    fn print<'a>(value: &Share, _: &'a str) -> Printed<'a> {
+        let units = u64::from(value.weight()) * u64::from(MAX_TOTAL) / u64::from(value.total());
+        let text = weight::percentage(units);
+        match text.trim_end_matches('%').parse() {
+            Ok(number) => Printed::Number(number),
+            Err(_) => Printed::Text(text.into()),
         }
     }
 }

@@ -12,15 +12,15 @@ use super::name::{BackendName, Expression};
 use super::problem::{At, Complaint, Problems, closest, quoted};
 use super::read::Field;
 use super::written::{
-    Backend, Conditions, Cookie, File, KeySource, Match, PathMatch, Route, Sticky, ValueMatch, Weights,
+    Backend, Conditions, Cookie, File, KeySource, Match, Mirror, PathMatch, Route, Sticky, ValueMatch, Weights,
 };
 use super::{Config, Log, LogFormat, Replica, What};
 use crate::proxy::{self, Listener};
 use crate::route::bucket::{self, BucketCookie, SameSite};
 use crate::route::matches::{self, Match as Meant};
-use crate::route::policy::{Limits, Policy, Retry, Timeouts};
+use crate::route::policy::{Limits, Mirroring, Policy, Retry, Timeouts};
 use crate::route::weight::{self, SumError};
-use crate::route::{self, Action, Override, PortName, Role, RouteName, Shares, SharesError, VersionHash};
+use crate::route::{self, Action, Override, PortName, Role, RouteName, Share, Shares, SharesError, VersionHash};
 use crate::source::{Declared, DeclaredBackend, Overlay};
 
 /// The salt and the seed of those who do not choose one.
@@ -315,20 +315,40 @@ impl Checking<'_> {
     }
 
     fn route(&mut self, written: &Route) -> Option<route::Route> {
-        let fields = [("backend", !written.backend.is_absent()), ("split", !written.split.is_absent())];
+        let fields = [
+            ("backend", !written.backend.is_absent()),
+            ("split", !written.split.is_absent()),
+            ("mirror", !written.mirror.is_absent()),
+        ];
         self.exactly_one(&written.at, &fields);
         let backend = written.backend.get().map(|name| {
             self.known(name);
             Action::Send(VersionHash::new(&name.value))
         });
         let split = written.split.get().and_then(|weights| self.shares(weights)).map(Action::Split);
+        let mirror = written.mirror.get().and_then(|mirror| self.mirror(mirror));
+        if let (Some(count), Some(mirror)) = (written.count.get().filter(|count| !count.value), written.mirror.get()) {
+            let complaint = Complaint::new("a mirror's requests follow the split, and so are counted");
+            let complaint = complaint.also(&mirror.at, "the mirror");
+            self.complain(&count.at, complaint.help("leave out `count`; the copies are counted apart in any case"));
+        }
         let matches = written.matches.get().iter().flat_map(|list| &list.0).map(|one| self.match_(one)).collect();
         Some(route::Route {
             name: RouteName::new(&written.name.value()?),
             matches,
-            action: backend.or(split)?,
+            action: backend.or(split).or(mirror)?,
             count: written.count.or(true),
         })
+    }
+
+    fn mirror(&mut self, written: &Mirror) -> Option<Action> {
+        let to = written.to.get()?;
+        self.known(to);
+        let share = match &written.percent {
+            Field::Absent => Share::ALL,
+            percent => percent.value()?,
+        };
+        Some(Action::Mirror { to: VersionHash::new(&to.value), share })
     }
 
     fn match_(&mut self, written: &Match) -> Meant {
@@ -568,6 +588,7 @@ fn policy(file: &File) -> Policy {
         timeouts: timeouts(file, defaults.timeouts),
         limits: limits(file, defaults.limits),
         retry: retry(file, defaults.retry),
+        mirror: mirroring(file, defaults.mirror),
         trusted_proxies: file.trusted_proxies.get().iter().flat_map(|list| &list.0).map(|leaf| leaf.value).collect(),
         tell_upstream: file.tell_upstream.or(defaults.tell_upstream),
         version_header: file.version_header.or(defaults.version_header),
@@ -598,6 +619,16 @@ fn limits(file: &File, defaults: Limits) -> Limits {
             .upstream_idle_connections
             .value()
             .map_or(defaults.upstream_idle_connections, |count| count as usize),
+    }
+}
+
+fn mirroring(file: &File, defaults: Mirroring) -> Mirroring {
+    let Some(written) = file.mirror.get() else { return defaults };
+    Mirroring {
+        shadow_host: written.shadow_host.or(defaults.shadow_host),
+        concurrency: written.concurrency.value().map_or(defaults.concurrency, |count| count as usize),
+        buffer: written.buffer.value().map_or(defaults.buffer, |bytes| bytes as usize),
+        timeout: written.timeout.or(defaults.timeout),
     }
 }
 

@@ -10,9 +10,9 @@
 //! * `check`: from written to meant, with every rule that concerns more than one value;
 //! * `leaf`, with `amount`, `address` and `name`: the rules of single values;
 //! * `flags`: what flags put over the file;
-//! * `problem`: what is wrong, where, and how it is shown;
-//! * `read`: from the tree to typed fields, noting problems without stopping at them;
-//! * `node`: YAML as a tree of texts with their places.
+//! * `read`: from the tree to typed fields, noting problems without stopping at them.
+//!
+//! The tree itself and the problems live in [`crate::text`].
 
 mod address;
 mod amount;
@@ -20,27 +20,34 @@ mod check;
 mod flags;
 mod leaf;
 mod name;
-mod node;
-mod problem;
 mod read;
 mod written;
 
 #[cfg(test)]
 mod tests;
 
+pub use crate::text::problem::{Problem, Problems};
 pub use flags::Flags;
-pub use problem::{Problem, Problems};
 
 use std::fmt;
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::route::PortName;
 use crate::route::picker::Turn;
+use crate::text::{node, problem};
 use crate::{proxy, source};
 use problem::Complaint;
 use read::Read as _;
+
+/// What a hostile file may cost.
+const LIMITS: node::Limits = node::Limits {
+    // A ConfigMap cannot be larger either.
+    bytes: 1 << 20,
+    // The deepest field that means anything is at 7.
+    depth: 32,
+    nodes: 100_000,
+};
 
 /// What was meant: checked, complete, with every default filled in.
 #[derive(Clone, Debug)]
@@ -186,7 +193,9 @@ fn read(file: Option<(&str, &str)>, flags: &Flags) -> Result<(Config, written::F
     let mut problems = Problems::new(name, text);
     let written = match file {
         None => Some(written::File::default()),
-        Some((text, _)) => node::parse(text, &mut problems).and_then(|node| written::File::read(&node, &mut problems)),
+        Some((text, _)) => {
+            node::parse(text, &LIMITS, &mut problems).and_then(|node| written::File::read(&node, &mut problems))
+        }
     };
     let result = written.and_then(|mut written| {
         flags.apply(&mut written, &mut problems);
@@ -198,22 +207,6 @@ fn read(file: Option<(&str, &str)>, flags: &Flags) -> Result<(Config, written::F
 
 /// A file's text, if it is one of bearable size.
 pub fn text(path: &Path) -> Result<String, Problems> {
-    let name = &path.display().to_string();
-    let cannot = |error: std::io::Error| {
-        let complaint = Complaint::new(format!("cannot be read: {error}"));
-        let help = match error.kind() {
-            std::io::ErrorKind::NotFound => "check the name; `splitway run --help` shows how to begin without a file",
-            std::io::ErrorKind::PermissionDenied => "this process needs the right to read it",
-            _ => "expected a YAML file",
-        };
-        Problems::unreadable(name, complaint.help(help))
-    };
-    let mut bytes = Vec::new();
-    let most = node::LARGEST_FILE as u64 + 1;
-    std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(cannot)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let complaint = Complaint::new(format!("expected UTF-8 text, found other bytes from byte {at} on"));
-        Problems::unreadable(name, complaint.help("save the file as UTF-8"))
-    })
+    let help = "check the name; `splitway run --help` shows how to begin without a file";
+    crate::text::read(&path.display().to_string(), std::fs::File::open(path), LIMITS.bytes, help)
 }

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::route::{Action, Role, weight};
+use crate::route::{Action, Role, Share, weight};
 
 const GOOD: [&str; 3] = ["examples/splitway.yaml", "examples/full.yaml", "examples/probes.yaml"];
 
@@ -215,6 +215,31 @@ fn log_directives_beyond_ascii_are_refused() {
         let problems = bad(&format!("{MINIMAL}log: {{ level: \"{text}\" }}\n"));
         assert!(problems.to_string().contains("in ASCII"), "{problems}");
     }
+}
+
+#[test]
+fn a_mirror_copies_everything_unless_it_says_how_much() {
+    let check = |percent: &str, weight: u32, total: u32| {
+        let mirror = format!("{{ to: stable{percent} }}");
+        let text = format!("{MINIMAL}routes: [{{ name: a, match: [{{ method: GET }}], mirror: {mirror} }}]\n");
+        let expected = Share::new(weight, total).unwrap();
+        for text in [text.clone(), round_trip(Some((&text, "test.yaml")), &Flags::default())] {
+            let route = &declared(&good(&text)).routes[0];
+            let Action::Mirror { to, share } = &route.action else { panic!("{route:?}") };
+            assert_eq!((to.as_str(), share.weight() * expected.total()), ("stable", expected.weight() * share.total()));
+        }
+    };
+    check("", 1, 1);
+    check(", percent: 100", 1, 1);
+    check(", percent: 0", 0, 1);
+    check(", percent: 5", 5, 100);
+    check(", percent: 5.5", 55, 1000);
+    check(", percent: 0.0001%", 1, 1_000_000);
+    check(", percent: '33.5 %'", 335, 1000);
+    let policy =
+        declared(&good(&format!("{MINIMAL}mirror: {{ shadow-host: false, concurrency: 0, buffer: 1MiB }}"))).policy;
+    assert_eq!((policy.mirror.shadow_host, policy.mirror.concurrency, policy.mirror.buffer), (false, 0, 1 << 20));
+    assert_eq!(policy.mirror.timeout, std::time::Duration::from_secs(60));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::LogFormat;
 use super::address::{EndpointAddress, ListenAddress, Network};
-use super::amount::{CookieAge, Count, Delay, LookupInterval, Size, Wait, WeightKind, Workers};
+use super::amount::{CookieAge, Count, Delay, LookupInterval, Percent, Size, Wait, WeightKind, Workers};
 use super::leaf::{Leaf, LogLevel, OneOf, OnlyTrue, OrNone, Switch, Text, Word};
 use super::name::{
     BackendName, ContainerPort, Expression, HeaderKind, Method, PathText, QueryName, Rollout, Token, ValueText,
@@ -60,6 +60,8 @@ written! {
             "limits" limits: Limits;
             /// What to do about requests that could not be sent.
             "retry" retry: Retry;
+            /// What copies of requests may take, for routes that are mirrors.
+            "mirror" mirror: Mirroring;
             /// Looking up the names of endpoints.
             "dns" dns: Dns;
             /// Threads that carry traffic, from 1 to 1024, or `auto` for as many as there are cores that may be used.
@@ -107,7 +109,7 @@ written! {
         }
     }
 
-    /// A rule for some requests. It names a backend or has a split of its own.
+    /// A rule for some requests. It names a backend, has a split of its own, or is a mirror.
     Route {
         required {
             /// Says what it is for; no two routes have the same.
@@ -120,8 +122,22 @@ written! {
             "backend" backend: Leaf<BackendName>;
             /// These requests' own split.
             "split" split: Weights;
+            /// These requests go on as if no route had matched (no further route is asked), and are copied to a backend.
+            "mirror" mirror: Mirror;
             /// `false` keeps these requests out of shares and error rates: for probes and bots.
             "count" count: Leaf<Switch> = true;
+        }
+    }
+
+    /// A copy of requests, whose answer nobody sees.
+    Mirror {
+        required {
+            /// The backend that gets the copies.
+            "to" to: Leaf<BackendName>;
+        }
+        optional {
+            /// How many of the requests are copied, from 0 to 100 with at most four digits after the point. Exact.
+            "percent" percent: Leaf<Percent> = 100;
         }
     }
 
@@ -279,6 +295,20 @@ written! {
             "tries" tries: Leaf<Count<0, 10>> = 3;
             /// Whether another version may answer when the decided one cannot be reached.
             "other-version" other_version: Leaf<Switch> = true;
+        }
+    }
+
+    /// Bounds of what copies of requests may take. A copy that would take more is dropped; its request never waits.
+    Mirroring {
+        optional {
+            /// Whether `Host: shop.example` becomes `Host: shop.example-shadow` in a copy.
+            "shadow-host" shadow_host: Leaf<Switch> = true;
+            /// Copies on their way at once, per worker, up to 100000.
+            "concurrency" concurrency: Leaf<Count<0, 100_000>> = 64;
+            /// Bytes of one request's body that its copy may be behind, from 64 KiB to 1 GiB.
+            "buffer" buffer: Leaf<Size<65_536, 1_073_741_824>> = "256KiB";
+            /// From the request's head to the end of the copy's answer, from 1 ms to one day. Then the copy is cut.
+            "timeout" timeout: Leaf<Wait> = "60s";
         }
     }
 

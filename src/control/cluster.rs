@@ -249,6 +249,7 @@ fn overlaid(mut routing: Routing, overlay: &Overlay) -> Routing {
         // A role that nobody has now: requests fall through to the split.
         let action = match &route.action {
             Action::Send(named) => Action::Send(meant(named)?),
+            Action::Mirror { to, share } => Action::Mirror { to: meant(to)?, share: *share },
             Action::Split(shares) => {
                 let weights = shares.weights().iter().map(|(named, weight)| Some((meant(named)?, *weight)));
                 Action::Split(Shares::new(weights.collect::<Option<_>>()?).ok()?)

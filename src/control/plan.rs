@@ -26,10 +26,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::route::policy::Policy;
-use crate::route::{Action, Route, Routing, Shares, VersionHash};
+use crate::route::{Action, Route, Routing, Share, Shares, VersionHash};
 
 use super::rollout::{
-    Finer, HeaderList, Intent, Managed, ManagedRoute, Pair, Reading, Rollout, Step, Wanted, intent, shares,
+    Finer, HeaderList, Intent, Managed, ManagedRoute, Mirror, Pair, Reading, Rollout, Step, Wanted, intent, shares,
 };
 use pools::Pools;
 use settle::{backends, settle};
@@ -87,8 +87,6 @@ impl Default for Options {
 pub struct Plan {
     /// What to serve; `None`: keep what is served. The caller adds stickiness, override and policy.
     pub routing: Option<Routing>,
-    /// Header routes, which are in `routing` too, and mirrors, in the order in which the first that matches wins.
-    pub managed: Vec<ManagedRoute>,
     /// When to plan again even if nothing changes.
     pub wake_at: Option<Moment>,
     /// What an operator should know.
@@ -143,7 +141,7 @@ pub fn plan(observed: &ObservedCluster, previous: Option<&Applied>, now: Moment)
     let total = rollout.map_or(100, Rollout::total);
     let Some(newest) = resolve(&asked, total, &pools, previous) else {
         notes.push("no pod is ready and no version is known yet: nothing can be served".to_owned());
-        return Plan { routing: None, managed: Vec::new(), wake_at: None, notes, problem, applied: None };
+        return Plan { routing: None, wake_at: None, notes, problem, applied: None };
     };
 
     let waiting = previous.filter(|_| !aborted).and_then(|previous| waits(&newest, previous, &pools, now));
@@ -173,12 +171,15 @@ pub fn plan(observed: &ObservedCluster, previous: Option<&Applied>, now: Moment)
     let only_stable = aborted && !observed.options.aborted_canary_may_answer;
     let split = settle(&wanted, stable.as_ref(), canary.as_ref(), only_stable, &pools, &mut notes);
     let backends = backends(&split, &wanted, canary.as_ref(), &pools);
-    let in_force = in_force(&managed.routes, canary.as_ref(), &pools);
-    let routes = in_force.iter().filter_map(|route| header_route(route, canary.as_ref())).collect();
+    // Without a canary that answers, a header route would lead nowhere and a mirror's copies to nobody: requests fall
+    // through to the split.
+    let routes = match canary.as_ref().filter(|canary| pools.count(canary) > 0) {
+        Some(canary) => managed.routes.iter().map(|managed| route(managed, canary)).collect(),
+        None => Vec::new(),
+    };
     let routing = Routing { backends, split, routes, sticky: None, override_: None, policy: Policy::default() };
     Plan {
         routing: Some(routing),
-        managed: in_force,
         wake_at: waiting.as_ref().map(|(_, since)| *since + PATIENCE),
         notes,
         problem,
@@ -273,16 +274,13 @@ fn waits(newest: &Wanted, previous: &Applied, pools: &Pools, now: Moment) -> Opt
     (now.saturating_sub(since) < PATIENCE).then(|| (version.clone(), since))
 }
 
-/// Without a canary that answers, a header route would lead nowhere and a mirror copy to nobody: requests fall through to
-/// the split.
-fn in_force(managed: &[ManagedRoute], canary: Option<&VersionHash>, pools: &Pools) -> Vec<ManagedRoute> {
-    match canary.is_some_and(|canary| pools.count(canary) > 0) {
-        true => managed.to_vec(),
-        false => Vec::new(),
-    }
-}
-
-fn header_route(managed: &ManagedRoute, canary: Option<&VersionHash>) -> Option<Route> {
-    let (ManagedRoute::Header { name, matches }, Some(canary)) = (managed, canary) else { return None };
-    Some(Route { name: name.clone(), matches: matches.clone(), action: Action::Send(canary.clone()), count: true })
+/// Order stays: the first that matches wins, whether it is a header route or a mirror.
+fn route(managed: &ManagedRoute, canary: &VersionHash) -> Route {
+    let (name, matches, action) = match managed {
+        ManagedRoute::Header { name, matches } => (name, matches, Action::Send(canary.clone())),
+        ManagedRoute::Mirror(Mirror { name, percentage, matches }) => {
+            (name, matches, Action::Mirror { to: canary.clone(), share: Share::percent(*percentage) })
+        }
+    };
+    Route { name: name.clone(), matches: matches.clone(), action, count: true }
 }

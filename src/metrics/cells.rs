@@ -1,5 +1,6 @@
 //! The counters of one worker.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use crate::proxy::Failure;
@@ -209,7 +210,75 @@ impl Method {
     }
 }
 
-impl Labels {
+/// What a number in a [`Table`] stands for.
+pub trait Pack: Copy {
+    /// Never 0.
+    fn pack(self) -> u32;
+    fn unpack(key: u32) -> Self;
+}
+
+/// What became of a copy of a mirrored request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum CopyOutcome {
+    /// The head of an answer has come, whatever it said.
+    Answered,
+    /// It could not be sent, or was not answered in time.
+    Failed,
+    /// Not sent, because as many copies as may be were on their way.
+    DroppedBusy,
+    /// Given up, because its connection did not take the body as fast as the request's own.
+    DroppedSlow,
+    /// Given up, because the request was, or because the process ended.
+    Cut,
+}
+
+impl CopyOutcome {
+    pub const ALL: [CopyOutcome; 5] = [
+        CopyOutcome::Answered,
+        CopyOutcome::Failed,
+        CopyOutcome::DroppedBusy,
+        CopyOutcome::DroppedSlow,
+        CopyOutcome::Cut,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CopyOutcome::Answered => "answered",
+            CopyOutcome::Failed => "failed",
+            CopyOutcome::DroppedBusy => "dropped_busy",
+            CopyOutcome::DroppedSlow => "dropped_slow",
+            CopyOutcome::Cut => "cut",
+        }
+    }
+}
+
+/// The labels of one copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CopyLabels {
+    /// From [`super::Metrics::route`]: the mirror that asked for it.
+    pub route: u16,
+    pub outcome: CopyOutcome,
+    /// The answer's status; 0 without an answer.
+    pub code: u16,
+}
+
+impl Pack for CopyLabels {
+    /// outcome 3 bits, code 10, route 10; and one bit that is always set.
+    fn pack(self) -> u32 {
+        1 << 31 | self.outcome as u32 | u32::from(self.code.min(1023)) << 3 | u32::from(self.route) << 13
+    }
+
+    fn unpack(key: u32) -> Self {
+        Self {
+            outcome: CopyOutcome::ALL[(key & 7) as usize],
+            code: (key >> 3 & 1023) as u16,
+            route: (key >> 13 & 1023) as u16,
+        }
+    }
+}
+
+impl Pack for Labels {
     /// method 3 bits, code 10, reason 3, failure 5, route 10; and one bit that is always set, so that 0 means "empty".
     fn pack(self) -> u32 {
         let failure = self.failure.map_or(0, |failure| failure as u32 + 1);
@@ -234,27 +303,30 @@ impl Labels {
 }
 
 /// Counters by label; one writer. Open addressing in a fixed array: no allocation and, as a rule, one probe.
-pub struct Table {
-    slots: Box<[(AtomicU32, Cell); TABLE_SLOTS]>,
+pub struct Table<L = Labels, const SLOTS: usize = TABLE_SLOTS> {
+    slots: Box<[(AtomicU32, Cell); SLOTS]>,
     /// Requests whose labels found no room. Applications use a few dozen of the slots.
     pub overflow: Cell,
+    labels: PhantomData<L>,
 }
 
 const TABLE_SLOTS: usize = 512;
+const COPY_SLOTS: usize = 128;
 
-impl Default for Table {
+impl<L, const SLOTS: usize> Default for Table<L, SLOTS> {
     fn default() -> Self {
-        Self { slots: Box::new(std::array::from_fn(|_| Default::default())), overflow: Cell::default() }
+        let slots = Box::new(std::array::from_fn(|_| Default::default()));
+        Self { slots, overflow: Cell::default(), labels: PhantomData }
     }
 }
 
-impl Table {
+impl<L: Pack, const SLOTS: usize> Table<L, SLOTS> {
     #[inline]
-    pub fn count(&self, labels: Labels) {
+    pub fn count(&self, labels: L) {
         let key = labels.pack();
         let start = (key.wrapping_mul(0x9E37_79B1) >> 23) as usize;
         for probe in 0..32 {
-            let (slot, cell) = &self.slots[(start + probe) % TABLE_SLOTS];
+            let (slot, cell) = &self.slots[(start + probe) % SLOTS];
             let found = slot.load(Ordering::Relaxed);
             if found == key {
                 return cell.add(1);
@@ -267,11 +339,11 @@ impl Table {
         self.overflow.add(1);
     }
 
-    pub fn each(&self, mut see: impl FnMut(Labels, u64)) {
+    pub fn each(&self, mut see: impl FnMut(L, u64)) {
         for (slot, cell) in self.slots.iter() {
             match slot.load(Ordering::Acquire) {
                 0 => {}
-                key => see(Labels::unpack(key), cell.get()),
+                key => see(L::unpack(key), cell.get()),
             }
         }
     }
@@ -294,6 +366,9 @@ pub struct VersionCells {
     pub retries: Cell,
     pub connections: Gauge,
     pub connections_opened: Cell,
+    /// Copies of mirrored requests that went to this version. They are in nothing above but the connections.
+    pub copies: Table<CopyLabels, COPY_SLOTS>,
+    pub copies_in_flight: Gauge,
 }
 
 /// What one worker counts apart from versions.
@@ -324,8 +399,18 @@ mod tests {
     }
 
     #[test]
+    fn labels_of_copies_survive_packing() {
+        for outcome in CopyOutcome::ALL {
+            for (code, route) in [(0, 1), (200, 2), (599, 1001), (999, 512)] {
+                let labels = CopyLabels { route, outcome, code };
+                assert_eq!(CopyLabels::unpack(labels.pack()), labels);
+            }
+        }
+    }
+
+    #[test]
     fn a_full_table_counts_the_rest_as_overflow() {
-        let table = Table::default();
+        let table: Table = Table::default();
         for code in 100..999 {
             table.count(Labels { method: Method::Get, code, reason: Reason::Weighted, failure: None, route: 0 });
         }

@@ -6,10 +6,10 @@ mod following;
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
-use super::cells::{BUCKETS, Labels, Method};
+use super::cells::{BUCKETS, CopyLabels, CopyOutcome, Labels, Method};
 use super::{Account, Metrics, Totals, VersionAccount, VersionTotals};
 use crate::proxy::{Failure, Side};
-use crate::route::{Reason, Snapshot};
+use crate::route::{LeadsTo, Reason, Snapshot};
 
 /// One metric with all of its series.
 #[derive(Clone, Debug)]
@@ -217,6 +217,26 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             samples: per_version(&splits, |one| Value::Real(one.asked_requests)),
         },
         Family {
+            name: "splitway_mirror_requests_total",
+            kind: Kind::Counter,
+            labels: &[PORT, "version", "role", "route", "outcome", "code"],
+            help: "Copies of mirrored requests by the version they went to; in no other request metric. route: the \
+                   mirror; outcome: answered, failed, dropped_busy (too many at once), dropped_slow (behind its \
+                   request) or cut (given up with its request); code: the answer's status, which nobody sees.",
+            samples: totals
+                .versions
+                .iter()
+                .flat_map(|one| copies(metrics, &totals, snapshots[one.port].as_deref(), one, &version_role(one)))
+                .collect(),
+        },
+        Family {
+            name: "splitway_mirror_requests_in_flight",
+            kind: Kind::Gauge,
+            labels: VERSION_ROLE,
+            help: "Copies of mirrored requests that a version is working on now.",
+            samples: each(&|one| level(one.copies_in_flight)),
+        },
+        Family {
             name: "splitway_downstream_connections",
             kind: Kind::Gauge,
             labels: &[],
@@ -266,8 +286,9 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             name: "splitway_label_overflow_total",
             kind: Kind::Counter,
             labels: &[],
-            help: "Requests with more combinations of labels than are kept; missing in splitway_requests_total only.",
-            samples: one(Value::Count(totals.versions.iter().map(|one| one.overflow).sum())),
+            help: "Requests and copies with more combinations of labels than are kept; missing in \
+                   splitway_requests_total or splitway_mirror_requests_total only.",
+            samples: one(Value::Count(totals.versions.iter().map(|one| one.overflow + one.copies_overflow).sum())),
         },
         Family {
             name: "splitway_build_info",
@@ -341,6 +362,42 @@ fn requests(totals: &Totals, version: &VersionTotals, labels: &[Cow<'static, str
             sample([labels, &own].concat(), Value::Count(count))
         })
         .collect()
+}
+
+/// The outcomes of a live mirror are there at 0 from the start.
+fn copies(
+    metrics: &Metrics,
+    totals: &Totals,
+    snapshot: Option<&Snapshot>,
+    version: &VersionTotals,
+    version_role: &[Cow<'static, str>],
+) -> Vec<Sample> {
+    let mut counts = version.copies.clone();
+    for (route, to) in
+        snapshot.iter().flat_map(|snapshot| snapshot.routes()).filter_map(|route| match route.leads_to() {
+            LeadsTo::Mirror { to, .. } => Some((route, to)),
+            _ => None,
+        })
+    {
+        let backend = snapshot.map(|snapshot| &snapshot.backends()[to]);
+        if !backend.is_some_and(|backend| backend.version == version.version && backend.role == version.role) {
+            continue;
+        }
+        let route = metrics.route(&route.name);
+        for outcome in CopyOutcome::ALL {
+            let code = if outcome == CopyOutcome::Answered { 200 } else { 0 };
+            let labels = CopyLabels { route, outcome, code };
+            if !counts.iter().any(|(seen, _)| *seen == labels) {
+                counts.push((labels, 0));
+            }
+        }
+    }
+    let sample_of = |(labels, count): (CopyLabels, u64)| {
+        let code = if labels.code == 0 { "".into() } else { labels.code.to_string().into() };
+        let own = [totals.route(labels.route).into(), labels.outcome.as_str().into(), code];
+        sample([version_role, &own].concat(), Value::Count(count))
+    };
+    counts.into_iter().map(sample_of).collect()
 }
 
 /// Failures of an expected side from the start, others once they have happened.

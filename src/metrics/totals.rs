@@ -1,11 +1,11 @@
 //! What all workers counted together, as plain numbers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::cells::{BUCKETS, Labels, QuantileCounts};
+use super::cells::{BUCKETS, CopyLabels, Labels, QuantileCounts};
 use super::{Metrics, ProxyCells, VersionCells};
 use crate::proxy::Failure;
-use crate::route::{Role, VersionHash};
+use crate::route::{LeadsTo, Role, VersionHash};
 
 /// One reading of every cell. Each number is true by itself; two of them may be apart by the requests that came in
 /// between.
@@ -39,6 +39,11 @@ pub struct VersionTotals {
     pub retries: u64,
     pub connections: i64,
     pub connections_opened: u64,
+    /// Copies of mirrored requests by label, in a fixed order.
+    pub copies: Vec<(CopyLabels, u64)>,
+    /// Copies whose labels found no room.
+    pub copies_overflow: u64,
+    pub copies_in_flight: i64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -49,13 +54,19 @@ pub struct ProxyTotals {
 }
 
 impl Metrics {
-    /// Reads and adds up all cells. Versions of the live snapshot are there even if no worker has noticed them yet, and
-    /// whatever was there once stays.
+    /// Reads and adds up all cells. Versions and mirrors of the live snapshot are there even if no worker has noticed them
+    /// yet, and whatever was there once stays.
     pub fn totals(&self) -> Totals {
         let mut versions = self.versions.lock().expect("no holder of this lock panics");
         for port in 0..self.ports.len() {
-            for backend in self.live.current(port).iter().flat_map(|snapshot| snapshot.backends()) {
+            let Some(snapshot) = self.live.current(port) else { continue };
+            for backend in snapshot.backends() {
                 versions.entry((port, backend.version.clone(), backend.role)).or_insert_with(|| self.fresh());
+            }
+            for route in snapshot.routes() {
+                if let LeadsTo::Mirror { .. } = route.leads_to() {
+                    self.route(&route.name);
+                }
             }
         }
         let versions = versions
@@ -89,6 +100,7 @@ impl Totals {
 impl VersionTotals {
     fn of(port: usize, version: VersionHash, role: Role, workers: &[impl AsRef<VersionCells>]) -> Self {
         let mut requests = HashMap::new();
+        let mut copies = BTreeMap::new();
         let mut all = Self {
             port,
             version,
@@ -105,6 +117,9 @@ impl VersionTotals {
             retries: 0,
             connections: 0,
             connections_opened: 0,
+            copies: Vec::new(),
+            copies_overflow: 0,
+            copies_in_flight: 0,
         };
         for cells in workers.iter().map(AsRef::as_ref) {
             cells.requests.each(|labels, count| *requests.entry(labels).or_default() += count);
@@ -123,7 +138,11 @@ impl VersionTotals {
             all.retries += cells.retries.get();
             all.connections += cells.connections.get();
             all.connections_opened += cells.connections_opened.get();
+            cells.copies.each(|labels, count| *copies.entry(labels).or_default() += count);
+            all.copies_overflow += cells.copies.overflow.get();
+            all.copies_in_flight += cells.copies_in_flight.get();
         }
+        all.copies = copies.into_iter().collect();
         all.requests = requests.into_iter().collect();
         all.requests.sort_by_key(|(labels, _)| {
             (labels.method as u8, labels.code, labels.reason, labels.route, labels.failure.map(|failure| failure as u8))

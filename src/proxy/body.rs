@@ -15,6 +15,7 @@ use hyper::body::{Bytes, Incoming};
 
 use super::Failure;
 use super::connection::State;
+use super::mirror::{Copied, Tee, Twin};
 use super::upstream::Exchange;
 use super::worker::{Target, Worker};
 use crate::metrics::Labels;
@@ -68,33 +69,52 @@ impl Upload {
     }
 }
 
-/// A client's body on its way to the application.
-pub struct RequestBody(Option<Coming>);
+/// A client's body on its way to the application, or the copy of one.
+pub struct RequestBody(From);
+
+enum From {
+    Nothing,
+    Client(Coming),
+    Copy(Copied),
+}
 
 struct Coming {
     incoming: Incoming,
     /// Bytes that may still come.
     room: u64,
     upload: Rc<Upload>,
+    /// Where a copy is taken.
+    tee: Option<Tee>,
 }
 
 impl RequestBody {
     pub fn empty() -> Self {
-        Self(None)
+        Self(From::Nothing)
     }
 
-    pub fn new(incoming: Incoming, limit: Option<u64>, upload: Rc<Upload>) -> Self {
-        Self(Some(Coming { incoming, room: limit.unwrap_or(u64::MAX), upload }))
+    pub fn new(incoming: Incoming, limit: Option<u64>, upload: Rc<Upload>, tee: Option<Tee>) -> Self {
+        Self(From::Client(Coming { incoming, room: limit.unwrap_or(u64::MAX), upload, tee }))
     }
 
-    /// What becomes of it, unless it is empty.
+    pub fn copy(copied: Copied) -> Self {
+        Self(From::Copy(copied))
+    }
+
+    /// What becomes of it, unless it is empty or a copy.
     pub fn upload(&self) -> Option<&Rc<Upload>> {
-        self.0.as_ref().map(|coming| &coming.upload)
+        match &self.0 {
+            From::Client(coming) => Some(&coming.upload),
+            From::Nothing | From::Copy(_) => None,
+        }
     }
 }
 
 impl Coming {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if self.tee.as_ref().is_some_and(Tee::lets_its_copy_go_first) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
                 self.upload.progress.set(Progress::Awaited);
@@ -102,6 +122,9 @@ impl Coming {
             }
             Poll::Ready(None) => {
                 self.upload.progress.set(Progress::Whole);
+                if let Some(tee) = &self.tee {
+                    tee.end();
+                }
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(blame(&error)))),
@@ -113,6 +136,9 @@ impl Coming {
                 self.room = room;
                 let last = frame.is_trailers() || self.incoming.is_end_stream();
                 self.upload.progress.set(if last { Progress::Whole } else { Progress::Moving });
+                if let Some(tee) = &self.tee {
+                    tee.pass(&frame, last);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
         }
@@ -132,19 +158,30 @@ impl Body for RequestBody {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let Some(coming) = &mut self.0 else { return Poll::Ready(None) };
-        coming.poll_frame(cx).map_err(|failure| {
-            coming.upload.failure.set(Some(failure));
-            Cut(failure)
-        })
+        match &mut self.0 {
+            From::Nothing => Poll::Ready(None),
+            From::Client(coming) => coming.poll_frame(cx).map_err(|failure| {
+                coming.upload.failure.set(Some(failure));
+                Cut(failure)
+            }),
+            From::Copy(copied) => copied.poll_frame(cx).map_err(Cut),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|coming| coming.incoming.is_end_stream())
+        match &self.0 {
+            From::Nothing => true,
+            From::Client(coming) => coming.incoming.is_end_stream(),
+            From::Copy(copied) => copied.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |coming| coming.incoming.size_hint())
+        match &self.0 {
+            From::Nothing => SizeHint::with_exact(0),
+            From::Client(coming) => coming.incoming.size_hint(),
+            From::Copy(copied) => copied.size_hint(),
+        }
     }
 }
 
@@ -164,6 +201,8 @@ pub struct Account {
     state: Rc<State>,
     /// The version that answered, or that failed last. `None`: refused before one was chosen.
     pub target: Option<Rc<Target>>,
+    /// A copy that is given up if the client gives up the request.
+    pub twin: Option<Rc<Twin>>,
     labels: Labels,
     counted: bool,
     started: Instant,
@@ -181,7 +220,7 @@ impl Account {
             failure: Some(Failure::ClientGone),
             route: 0,
         };
-        Self { worker, state, target: None, labels, counted: true, started: Instant::now() }
+        Self { worker, state, target: None, twin: None, labels, counted: true, started: Instant::now() }
     }
 
     /// `routes` are the labels of the snapshot's routes.
@@ -208,6 +247,11 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.state.answer_ends(self.worker.now());
+        if let Some(twin) = &self.twin
+            && self.labels.failure == Some(Failure::ClientGone)
+        {
+            twin.cut();
+        }
         let Some(target) = &self.target else {
             if let Some(failure) = self.labels.failure {
                 self.worker.cells.refused[failure as usize].add(1);

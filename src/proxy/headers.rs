@@ -5,6 +5,7 @@
 //! | removed | `Connection` and every field it names, `Keep-Alive`, `Proxy-Connection`, `Upgrade`, `TE` (but for `trailers`), `Expect` (answered here), framing (written anew) |
 //! | kept | `Host`, `traceparent`, `tracestate`, everything else, in order |
 //! | set | `Via`, `X-Forwarded-For/-Proto/-Host/-Port`, `Forwarded`, `X-Request-Id` (kept if there) |
+//! | on copies of mirrored requests | `splitway-mirror`, the route's name; a client's own is removed from all requests unless a trusted proxy sent it |
 //! | with `tell-upstream` | `splitway-version`, `splitway-role`, the `baggage` member `splitway`; a client's own are removed |
 //!
 //! On the way back the same fields are removed; `version-header` and the bucket cookie are set.
@@ -34,6 +35,7 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SPLITWAY_VERSION: HeaderName = HeaderName::from_static("splitway-version");
 const SPLITWAY_ROLE: HeaderName = HeaderName::from_static("splitway-role");
+pub const MIRROR: HeaderName = HeaderName::from_static("splitway-mirror");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 pub const REASON: HeaderName = HeaderName::from_static("x-splitway-reason");
 
@@ -130,6 +132,7 @@ struct Present {
     content_length: bool,
     transfer_encoding: bool,
     request_id: bool,
+    mirror: bool,
 }
 
 impl Present {
@@ -144,6 +147,7 @@ impl Present {
                 "content-length" => present.content_length = true,
                 "transfer-encoding" => present.transfer_encoding = true,
                 "x-request-id" => present.request_id = true,
+                "splitway-mirror" => present.mirror = true,
                 _ => {}
             }
         }
@@ -214,6 +218,10 @@ pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 
+    // Applications leave things out for a copy, so only a proxy in front of this one may say that it is one.
+    if present.mirror && !is_trusted(state.peer.ip().to_canonical(), &policy.trusted_proxies) {
+        headers.remove(MIRROR);
+    }
     forwarded(headers, policy, state);
     if !present.request_id {
         headers.insert(X_REQUEST_ID, request_id(random));
@@ -303,6 +311,25 @@ pub fn tell(headers: &mut HeaderMap, target: &Target) {
         }
     }
     headers.insert(BAGGAGE, HeaderValue::from_bytes(&baggage).unwrap_or_else(|_| target.baggage_value.clone()));
+}
+
+/// Marks the head of a copy, which is otherwise that of its request.
+pub fn to_mirror(headers: &mut HeaderMap, route: &str, shadow_host: bool) {
+    let name = HeaderValue::from_bytes(route.as_bytes()).unwrap_or(HeaderValue::from_static("unprintable"));
+    headers.insert(MIRROR, name);
+    if shadow_host && let Some(host) = headers.get(HOST).and_then(|host| shadow(host.as_bytes())) {
+        headers.insert(HOST, host);
+    }
+}
+
+/// `shop.example:8080` becomes `shop.example-shadow:8080`, as with Envoy and Istio. An IPv6 address stays: nothing may
+/// stand between its bracket and the port (RFC 3986 section 3.2.2).
+fn shadow(host: &[u8]) -> Option<HeaderValue> {
+    if host.starts_with(b"[") {
+        return None;
+    }
+    let port = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
+    HeaderValue::from_bytes(&[&host[..port], b"-shadow", &host[port..]].concat()).ok()
 }
 
 /// Rewrites the head of an answer for the client.

@@ -6,6 +6,7 @@
 //! * `request`: the life of one request (read this first);
 //! * `headers`: what is checked, removed, added and rewritten;
 //! * `upstream`: this worker's endpoints and connections of one version; chooses the endpoint;
+//! * `mirror`: copies of requests, which may be lost and never slow a client;
 //! * `body`: bodies on their way through, and what is counted when they end;
 //! * `socket`: how bytes leave through a socket;
 //! * `connection`: one client connection: its phase, its deadlines, its end;
@@ -16,6 +17,7 @@ mod body;
 mod connection;
 mod error;
 mod headers;
+mod mirror;
 mod request;
 mod socket;
 mod upstream;

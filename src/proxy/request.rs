@@ -13,6 +13,7 @@ use super::body::{Account, AnswerBody, RequestBody, Upload};
 use super::connection::State;
 use super::error::Again;
 use super::headers::{self, RequestHead};
+use super::mirror::{self, Tee};
 use super::upstream::{Exchange, Failed};
 use super::worker::{Aligned, Stage, Worker};
 use super::{Failure, Side};
@@ -68,8 +69,15 @@ async fn route_and_send(
     account.decided(decided, decision, live.routes.as_slice());
 
     headers::to_upstream(&mut head, policy, state, worker.random());
+    let mut tee = None;
+    if let Some(mirror) = decision.mirror
+        && let Some(twin) = mirror::begin(worker, &live, mirror, &head, upload.as_ref().map(|_| incoming.size_hint()))
+    {
+        tee = upload.is_some().then(|| Tee::new(twin.clone()));
+        account.twin = Some(twin);
+    }
     let body = match &upload {
-        Some(upload) => RequestBody::new(incoming, policy.limits.body_bytes, upload.clone()),
+        Some(upload) => RequestBody::new(incoming, policy.limits.body_bytes, upload.clone(), tee),
         None => RequestBody::empty(),
     };
     let request = Request::from_parts(head, body);
@@ -133,7 +141,7 @@ async fn send(
             headers::tell(request.headers_mut(), target);
         }
         let spare = if tries_left > 0 { spare(&request) } else { None };
-        match endpoint.send(request, target, policy, state).await {
+        match endpoint.send(request, target, policy, Some(state)).await {
             Ok(answer) => return Ok(answer),
             Err(Failed { failure, request: unsent }) => {
                 // A body that broke on the client's side is not the application's fault.

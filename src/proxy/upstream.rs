@@ -27,6 +27,7 @@ use super::body::RequestBody;
 use super::connection::{State, Tick};
 use super::worker::Target;
 use super::{Failure, socket};
+use crate::metrics::Gauge;
 use crate::route::policy::Policy;
 
 /// The most that is read from an endpoint in one call, in bytes. It bounds the memory that a connection may take for
@@ -178,18 +179,19 @@ impl Endpoint {
         Self { address, in_flight: Cell::new(0), gone: Cell::new(false), idle: RefCell::default() }
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer. `client`: whose request it is, for which the time may be
+    /// over; `None` for a copy, whose time is kept by its task.
     pub async fn send(
         self: &Rc<Self>,
         request: Request<RequestBody>,
         target: &Rc<Target>,
         policy: &Policy,
-        state: &State,
+        client: Option<&State>,
     ) -> Result<Response<Exchange>, Failed> {
-        let flight = Flight::new(self.clone(), target.clone());
+        let flight = Flight::new(self.clone(), target.clone(), client.is_none());
         let mut wire = match self.take_idle() {
             Some(wire) => wire,
-            None => match connect(self.address, target, policy, state).await {
+            None => match connect(self.address, target, policy, client).await {
                 Ok(wire) => wire,
                 Err(failure) => return Err(Failed { failure, request: Some(request) }),
             },
@@ -204,7 +206,7 @@ impl Endpoint {
             let mut noop = Context::from_waker(Waker::noop());
             let mut sent = false;
             std::future::poll_fn(|cx| {
-                if let Some(failure) = state.expired() {
+                if let Some(failure) = client.and_then(State::expired) {
                     return Poll::Ready(Err(Failed { failure, request: None }));
                 }
                 // The engine's end is no answer by itself: what it has learned reaches `answer`.
@@ -276,12 +278,12 @@ async fn connect(
     address: SocketAddr,
     target: &Rc<Target>,
     policy: &Policy,
-    state: &State,
+    client: Option<&State>,
 ) -> Result<Box<Wire>, Failure> {
     let connecting = tokio::time::timeout(policy.timeouts.connect, TcpStream::connect(address));
     let mut connecting = pin!(connecting);
     let stream = std::future::poll_fn(|cx| {
-        if let Some(failure) = state.expired() {
+        if let Some(failure) = client.and_then(State::expired) {
             return Poll::Ready(Err(failure));
         }
         connecting.as_mut().poll(cx).map(|outcome| match outcome {
@@ -307,20 +309,28 @@ async fn connect(
 struct Flight {
     endpoint: Rc<Endpoint>,
     target: Rc<Target>,
+    is_copy: bool,
 }
 
 impl Flight {
-    fn new(endpoint: Rc<Endpoint>, target: Rc<Target>) -> Self {
+    fn new(endpoint: Rc<Endpoint>, target: Rc<Target>, is_copy: bool) -> Self {
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
-        target.cells.in_flight.add(1);
-        Self { endpoint, target }
+        let flight = Self { endpoint, target, is_copy };
+        flight.gauge().add(1);
+        flight
+    }
+
+    /// Copies are counted apart, but are work for the endpoint all the same.
+    fn gauge(&self) -> &Gauge {
+        let cells = &self.target.cells;
+        if self.is_copy { &cells.copies_in_flight } else { &cells.in_flight }
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         self.endpoint.in_flight.set(self.endpoint.in_flight.get() - 1);
-        self.target.cells.in_flight.add(-1);
+        self.gauge().add(-1);
     }
 }
 
@@ -356,6 +366,13 @@ impl Exchange {
 
     pub fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+
+    /// The same for a copy, which leaves nothing behind: a connection that still has some of the body to send is closed.
+    pub fn give_back_whole(mut self, now: Tick) {
+        if self.wire.is_alive() && self.wire.sender.is_ready() {
+            self.give_back(now);
+        }
     }
 
     /// After the last frame: keeps the connection for the next request, unless the body of this one is not through yet.

@@ -17,6 +17,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
 use super::connection::{self, State, TICK, Tick};
+use super::mirror::Copies;
 use super::upstream::Upstream;
 use super::{Failure, Settings};
 use crate::metrics::{Metrics, ProxyCells, VersionCells};
@@ -185,6 +186,7 @@ async fn work(start: Start) {
         metrics: start.metrics,
         open: start.open,
         connections: RefCell::default(),
+        copies: Copies::default(),
         tick: Cell::new(Tick(0)),
         stage: Cell::new(Stage::Serving),
         random: Cell::new(seed()),
@@ -297,6 +299,8 @@ pub struct Worker {
     /// Connections of all workers; touched once per connection.
     open: Arc<AtomicUsize>,
     connections: RefCell<HashMap<u64, Rc<State>>>,
+    /// Copies of mirrored requests on their way.
+    pub copies: Copies,
     tick: Cell<Tick>,
     stage: Cell<Stage>,
     random: Cell<u64>,
@@ -360,6 +364,9 @@ impl Worker {
                 target.upstream.look(self.now(), of_port.upstream_idle);
             }
             timeouts.push(of_port);
+        }
+        if let Some(live) = self.live(0) {
+            self.copies.look(self.now(), live.snapshot.policy());
         }
         for connection in self.connections.borrow().values() {
             connection.look(self.now(), &timeouts[connection.port], self.stage() >= Stage::Draining);

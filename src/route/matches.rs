@@ -16,6 +16,8 @@ use super::Head;
 pub struct Match {
     /// Any of these methods, case-sensitive; empty: every method.
     pub methods: Vec<String>,
+    /// A condition on the method beyond a list of names, as the steps of a Rollout may have it.
+    pub method: Option<ValueMatch>,
     pub path: Option<PathMatch>,
     pub headers: Vec<(HeaderName, ValueMatch)>,
     pub cookies: Vec<(String, ValueMatch)>,
@@ -41,6 +43,8 @@ pub enum PathMatch {
     Exact(String),
     /// By whole segments: `/shop` holds for `/shop` and `/shop/a`, not for `/shopping`. Stored without a final `/`.
     Prefix(String),
+    /// By characters, as Istio takes a prefix: `/shop` holds for `/shopping`, too.
+    Start(String),
     Regex(Whole),
 }
 
@@ -94,6 +98,7 @@ impl PathMatch {
             PathMatch::Prefix(wanted) => {
                 path.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
+            PathMatch::Start(wanted) => path.starts_with(wanted.as_str()),
             PathMatch::Regex(wanted) => wanted.is_match(path.as_bytes()),
         }
     }
@@ -138,7 +143,12 @@ impl Match {
             return Some(Condition::Query(name, wanted));
         }
         let baggage = self.baggage.iter().find(|(name, value)| !value.holds(baggage(head, name).into_iter()));
-        baggage.map(|(name, wanted)| Condition::Baggage(name, wanted))
+        if let Some((name, wanted)) = baggage {
+            return Some(Condition::Baggage(name, wanted));
+        }
+        // Rare, so it comes last, where only requests that are otherwise wanted pay for the question.
+        let method = self.method.as_ref().filter(|wanted| !wanted.holds([head.method().as_bytes()].into_iter()));
+        method.map(Condition::MethodIs)
     }
 }
 
@@ -151,6 +161,7 @@ pub enum Condition<'a> {
     Cookie(&'a str, &'a ValueMatch),
     Query(&'a str, &'a ValueMatch),
     Baggage(&'a str, &'a ValueMatch),
+    MethodIs(&'a ValueMatch),
 }
 
 impl Condition<'_> {
@@ -163,6 +174,7 @@ impl Condition<'_> {
                 match wanted {
                     PathMatch::Exact(wanted) => format!("path is {path}, not {wanted:?}"),
                     PathMatch::Prefix(wanted) => format!("path {path} is not below \"{wanted}/\""),
+                    PathMatch::Start(wanted) => format!("path {path} does not begin with {wanted:?}"),
                     PathMatch::Regex(wanted) => format!("path {path} is not wholly matched by {:?}", wanted.as_str()),
                 }
             }
@@ -179,6 +191,7 @@ impl Condition<'_> {
             Condition::Baggage(name, wanted) => {
                 unmet(&format!("baggage member {name}"), baggage(head, name).map(shown).into_iter().collect(), wanted)
             }
+            Condition::MethodIs(wanted) => unmet("method", vec![shown(head.method().as_bytes())], wanted),
         }
     }
 }
@@ -444,6 +457,7 @@ mod tests {
             cookies: vec![("team".into(), prefix("qa-"))],
             query: vec![("v".into(), regex("[0-9]"))],
             baggage: vec![("tenant".into(), ValueMatch::Suffix("-eu".into()))],
+            method: Some(regex("[A-Z]E.*")),
         };
         let all = [("x-user", "42"), ("cookie", "team=qa-1"), ("baggage", "tenant=a-eu")];
         let without = |left_out: &str| all.iter().filter(|(name, _)| *name != left_out).copied().collect::<Vec<_>>();
@@ -460,6 +474,15 @@ mod tests {
         let good = "/shop/1?v=1";
         check(head("GET", good, &all), None);
         check(head("PUT", good, &all), Some("method is PUT, not GET or HEAD"));
+        let other = Match { methods: Vec::new(), ..one.clone() };
+        let post = head("POST", good, &all);
+        let words = other.first_failing(&post).map(|condition| condition.why_not(&post));
+        assert_eq!(words.as_deref(), Some(r#"method is "POST", which is not wholly matched by "[A-Z]E.*""#));
+        let start = Match { path: Some(PathMatch::Start("/shop".into())), ..Match::default() };
+        let elsewhere = head("GET", "/sho", &[]);
+        assert!(start.holds(&head("GET", "/shopping", &[])));
+        let words = start.first_failing(&elsewhere).map(|condition| condition.why_not(&elsewhere));
+        assert_eq!(words.as_deref(), Some(r#"path "/sho" does not begin with "/shop""#));
         check(head("GET", "/shopping?v=1", &all), Some(r#"path "/shopping" is not below "/shop/""#));
         check(head("GET", good, &without("x-user")), Some("header x-user is absent"));
         check(head("GET", good, &with("x-user", "41")), Some(r#"header x-user is "41", not "42""#));

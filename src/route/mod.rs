@@ -26,7 +26,7 @@ mod snapshot;
 pub mod weight;
 
 pub use made_up::MadeUp;
-pub use snapshot::{BuildError, Checked, CompiledRoute, Considered, Explanation, Identity, Snapshot};
+pub use snapshot::{BuildError, Checked, CompiledRoute, Considered, Explanation, Identity, LeadsTo, Snapshot};
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -181,6 +181,42 @@ impl fmt::Display for Shares {
     }
 }
 
+/// A part of all requests: `weight` out of `total`, from none to all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    weight: u32,
+    total: u32,
+}
+
+impl Share {
+    /// Every request.
+    pub const ALL: Share = Share { weight: 100, total: 100 };
+
+    /// `None`: more than all, or a total that is 0 or above [`MAX_TOTAL`].
+    pub fn new(weight: u32, total: u32) -> Option<Self> {
+        (weight <= total && (1..=MAX_TOTAL).contains(&total)).then_some(Self { weight, total })
+    }
+
+    /// More than 100 is taken as 100.
+    pub fn percent(percent: u8) -> Self {
+        Self { weight: u32::from(percent.min(100)), total: 100 }
+    }
+
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.weight, self.total)
+    }
+}
+
 /// A named rule, tried before the split.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -188,7 +224,8 @@ pub struct Route {
     /// Alternatives: one that holds is enough. Never empty.
     pub matches: Vec<Match>,
     pub action: Action,
-    /// `false` keeps these requests (probes, bots) out of shares and error rates.
+    /// `false` keeps these requests (probes, bots) out of shares and error rates. It means nothing for a mirror: its
+    /// requests are the split's, and its copies are counted apart in any case.
     pub count: bool,
 }
 
@@ -197,6 +234,12 @@ pub struct Route {
 pub enum Action {
     Send(VersionHash),
     Split(Shares),
+    /// The request goes on as if no route had matched, and no further route is asked; a copy of so many of them goes to
+    /// `to` as well. Nobody waits for the copy's answer, which is thrown away.
+    Mirror {
+        to: VersionHash,
+        share: Share,
+    },
 }
 
 /// A tester's own choice: `always` or `never` in this header or cookie.
@@ -256,12 +299,23 @@ pub struct Decision {
     /// Index into [`Snapshot::backends`].
     pub backend: usize,
     pub reason: Reason,
-    /// Index into [`Snapshot::routes`], if a route decided.
+    /// Index into [`Snapshot::routes`], if a route decided. A mirror decides nothing.
     pub route: Option<usize>,
     /// A new bucket for a user without a key: to be sent as a cookie.
     pub minted: Option<u32>,
     /// `false`: keep it out of shares and error rates.
     pub counted: bool,
+    /// A copy that is to be sent besides.
+    pub mirror: Option<Mirror>,
+}
+
+/// Where the copy of a request goes. It may be the very backend that gets the request itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Index into [`Snapshot::backends`].
+    pub to: usize,
+    /// Index into [`Snapshot::routes`]: the route that asks for the copy.
+    pub route: usize,
 }
 
 /// What routing asks of a request. The request path implements it for hyper's heads, `explain` and tests for made-up ones.

@@ -11,6 +11,7 @@ pub struct Policy {
     pub timeouts: Timeouts,
     pub limits: Limits,
     pub retry: Retry,
+    pub mirror: Mirroring,
     /// Peers whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Requests carry `splitway-version`, `splitway-role` and a `baggage` member to the application.
@@ -93,5 +94,24 @@ pub struct Retry {
 impl Default for Retry {
     fn default() -> Self {
         Self { tries: 3, other_version: true }
+    }
+}
+
+/// What copies of mirrored requests may take. Each worker keeps these bounds by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirroring {
+    /// Whether the copy's `Host` is `shop.example-shadow` instead of `shop.example`, as with Envoy and Istio.
+    pub shadow_host: bool,
+    /// Copies on their way at once, per worker. Beyond: no copy is sent.
+    pub concurrency: usize,
+    /// Bytes of one request's body that the copy's connection has not taken yet. Beyond: the copy is dropped.
+    pub buffer: usize,
+    /// From the request's head to the end of the copy's answer. Then the copy is cut.
+    pub timeout: Duration,
+}
+
+impl Default for Mirroring {
+    fn default() -> Self {
+        Self { shadow_host: true, concurrency: 64, buffer: 256 * 1024, timeout: Duration::from_secs(60) }
     }
 }

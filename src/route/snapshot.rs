@@ -14,8 +14,8 @@ use super::matches::{self, Match};
 use super::picker::{Seed, Split, Tally, Turn};
 use super::policy::Policy;
 use super::{
-    Action, Backend, Decision, Generation, Head, Override, PortName, Reason, Role, Route, RouteName, Routing, Shares,
-    VersionHash,
+    Action, Backend, Decision, Generation, Head, Mirror, Override, PortName, Reason, Role, Route, RouteName, Routing,
+    Share, Shares, VersionHash,
 };
 
 /// What a request is routed by. Everything in it was checked and computed before; the only things that
@@ -55,6 +55,29 @@ enum Target {
         /// The same shares as parts of the users' line.
         cuts: Cuts,
         shares: Shares,
+    },
+    /// A copy to a backend, for those requests for which the split chooses [`COPY`].
+    Mirror {
+        to: usize,
+        split: Split,
+        share: Share,
+    },
+}
+
+/// What the split of a mirror can choose: a copy, or none.
+const COPY: usize = 0;
+const NO_COPY: usize = 1;
+
+/// Where a route leads, for views.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeadsTo<'a> {
+    /// Index into [`Snapshot::backends`].
+    Backend(usize),
+    Split(&'a Shares),
+    /// The split of all, and a copy to a backend.
+    Mirror {
+        to: usize,
+        share: Share,
     },
 }
 
@@ -148,6 +171,7 @@ impl Snapshot {
             let leads = match action {
                 Action::Send(version) => Leads::Backend(find(&version, &place)?),
                 Action::Split(shares) => Leads::Split(ordered(&shares, &place)?, shares),
+                Action::Mirror { to, share } => Leads::Mirror(find(&to, &place)?, share),
             };
             routes.push(CheckedRoute { name, matches, leads, count });
         }
@@ -163,12 +187,14 @@ impl Snapshot {
     }
 
     /// Routes one request: the tester's override, then the routes in order, then the user's bucket, then the exact split.
+    /// A mirror that matches ends the search among the routes, and leaves the version to what follows.
     pub fn decide(&self, head: &impl Head) -> Decision {
         self.walk(head, &mut Draw)
     }
 
     fn walk(&self, head: &impl Head, observer: &mut impl Observer) -> Decision {
-        let plain = |backend, reason| Decision { backend, reason, route: None, minted: None, counted: true };
+        let plain =
+            |backend, reason| Decision { backend, reason, route: None, minted: None, counted: true, mirror: None };
         if let Some(named) = &self.override_ {
             let choice = named.choice(head);
             observer.considered("override", || (choice.is_some(), self.about_override(named, head)));
@@ -176,6 +202,7 @@ impl Snapshot {
                 return plain(backend, Reason::Override);
             }
         }
+        let mut mirror = None;
         for (i, route) in self.routes.iter().enumerate() {
             let Some(held) = route.matches.iter().position(|one| one.holds(head)) else {
                 observer.considered("route", || (false, route.why_not(head)));
@@ -188,10 +215,24 @@ impl Snapshot {
                     Some(place) => (cuts.at(place), Some(place)),
                     None => (observer.draw(split), None),
                 },
+                Target::Mirror { to, split, share } => {
+                    let copied = observer.draw(split) == COPY;
+                    observer.considered("mirror", || (false, self.about_mirror(route, held, *to, *share, copied)));
+                    mirror = copied.then_some(Mirror { to: *to, route: i });
+                    break;
+                }
             };
             observer.considered("route", || (true, self.about_route(route, held, head, backend, place)));
-            return Decision { backend, reason: Reason::Route, route: Some(i), minted: None, counted: route.count };
+            return Decision {
+                backend,
+                reason: Reason::Route,
+                route: Some(i),
+                minted: None,
+                counted: route.count,
+                mirror,
+            };
         }
+        let plain = |backend, reason| Decision { mirror, ..plain(backend, reason) };
         if let Some(users) = &self.users {
             if let Some(place) = users.place(head) {
                 let backend = users.version_at(place);
@@ -248,13 +289,6 @@ impl Snapshot {
     pub fn weight(&self, version: &VersionHash) -> u32 {
         self.shares.weights().iter().find(|(named, _)| named == version).map_or(0, |(_, weight)| *weight)
     }
-
-    fn route_split(&self, name: &RouteName) -> Option<&Split> {
-        self.routes.iter().find(|route| route.name == *name).and_then(|route| match &route.target {
-            Target::Split { split, .. } => Some(split),
-            Target::Backend(_) => None,
-        })
-    }
 }
 
 /// A routing whose names fit together: what is left to do cannot fail. So the routings of several ports can all be checked
@@ -280,6 +314,7 @@ struct CheckedRoute {
 enum Leads {
     Backend(usize),
     Split(Ordered, Shares),
+    Mirror(usize, Share),
 }
 
 /// Versions with their backends and weights, outermost first.
@@ -299,12 +334,29 @@ impl Checked {
         let routes = routes
             .into_iter()
             .map(|CheckedRoute { name, matches, leads, count }| {
+                let before = previous.and_then(|previous| previous.routes.iter().find(|route| route.name == name));
+                let before = before.map(|route| &route.target);
+                let seed = identity.seed.of(name.as_str());
                 let target = match leads {
                     Leads::Backend(backend) => Target::Backend(backend),
                     Leads::Split(weights, shares) => {
-                        let before = previous.and_then(|previous| previous.route_split(&name));
-                        let split = Split::new(&weights, identity.seed.of(name.as_str()), identity.turn, before);
+                        let before = match before {
+                            Some(Target::Split { split, .. }) => Some(split),
+                            _ => None,
+                        };
+                        let split = Split::new(&weights, seed, identity.turn, before);
                         Target::Split { split, cuts: cuts(&weights), shares }
+                    }
+                    Leads::Mirror(to, share) => {
+                        let before = match before {
+                            Some(Target::Mirror { split, .. }) => Some(split),
+                            _ => None,
+                        };
+                        let choices = [
+                            (VersionHash::new("copy"), COPY, share.weight()),
+                            (VersionHash::new("no copy"), NO_COPY, share.total() - share.weight()),
+                        ];
+                        Target::Mirror { to, split: Split::new(&choices, seed, identity.turn, before), share }
                     }
                 };
                 CompiledRoute { name, count, matches, target }
@@ -337,11 +389,11 @@ impl CompiledRoute {
         &self.matches
     }
 
-    /// Where it leads, for views: a backend's index, or shares of its own.
-    pub fn leads_to(&self) -> Result<usize, &Shares> {
+    pub fn leads_to(&self) -> LeadsTo<'_> {
         match &self.target {
-            Target::Backend(backend) => Ok(*backend),
-            Target::Split { shares, .. } => Err(shares),
+            Target::Backend(backend) => LeadsTo::Backend(*backend),
+            Target::Split { shares, .. } => LeadsTo::Split(shares),
+            Target::Mirror { to, share, .. } => LeadsTo::Mirror { to: *to, share: *share },
         }
     }
 }
@@ -522,7 +574,8 @@ mod tests {
         let bucket = bucket.to_str().unwrap().split(';').next().unwrap().to_owned();
         let check = |headers: &[(&'static str, &str)], backend, reason, route| {
             let decision = snapshot.decide(&head("/", headers));
-            let expected = Decision { backend, reason, route, minted: decision.minted, counted: route != Some(0) };
+            let (minted, counted) = (decision.minted, route != Some(0));
+            let expected = Decision { backend, reason, route, minted, counted, mirror: None };
             assert_eq!(decision, expected, "{headers:?}");
         };
         // Each line takes away what decided in the line before.
@@ -544,6 +597,40 @@ mod tests {
         assert_eq!((decision.route, decision.backend, decision.counted), (Some(0), STABLE, false));
         let decision = snapshot.decide(&head("/", &[("x-team", "qa")]));
         assert_eq!((decision.route, decision.backend, decision.counted), (Some(1), DARK, true));
+    }
+
+    #[test]
+    fn a_mirror_leaves_the_version_to_what_comes_after_the_routes() {
+        let mirror = |to: &str| Action::Mirror { to: version(to), share: Share::ALL };
+        let mut routing = full();
+        routing.override_ = None;
+        routing.routes.insert(1, route("copies", vec![has_header("x-copy", "1")], mirror("dark")));
+        let snapshot = build(routing.clone());
+        let copied = Some(Mirror { to: DARK, route: 1 });
+        let check = |headers: &[(&'static str, &str)], reason, route, mirror| {
+            let decision = snapshot.decide(&head("/", headers));
+            assert_eq!((decision.reason, decision.route, decision.mirror), (reason, route, mirror), "{headers:?}");
+            decision
+        };
+        // The first route that matches wins, a mirror among them; what comes after it is not asked.
+        check(&[("x-copy", "1"), ("x-probe", "1")], Reason::Route, Some(0), None);
+        check(&[("x-copy", "1"), ("x-team", "qa")], Reason::Cookie, None, copied);
+        check(&[("x-team", "qa")], Reason::Route, Some(2), None);
+        let sticky = check(&[("x-copy", "1"), ("x-user", "7")], Reason::Sticky, None, copied);
+        let plain = check(&[("x-user", "7")], Reason::Sticky, None, None);
+        assert_eq!(sticky.backend, plain.backend, "a user keeps its version");
+        check(&[("x-copy", "1")], Reason::Cookie, None, copied);
+        let weighted = build(Routing { sticky: None, ..routing.clone() });
+        assert_eq!(weighted.decide(&head("/", &[("x-copy", "1")])).reason, Reason::Weighted);
+
+        // What a tester asks for comes before all routes.
+        let overridden = build(Routing { override_: full().override_, ..routing.clone() });
+        let decision = overridden.decide(&head("/", &[("x-copy", "1"), ("x-canary", "never")]));
+        assert_eq!((decision.reason, decision.mirror), (Reason::Override, None));
+
+        routing.routes[1].action = mirror("gone");
+        let error = Snapshot::build(routing, &identity(), None).err().unwrap();
+        assert_eq!(error.to_string(), "route \"copies\" names version gone, which no backend has");
     }
 
     #[test]
@@ -664,8 +751,8 @@ mod tests {
     fn what_was_built_can_be_looked_at() {
         let snapshot = build(full());
         assert_eq!(["stable", "6d4f9", "dark"].map(|name| snapshot.weight(&version(name))), [945, 55, 0]);
-        assert_eq!(snapshot.routes()[1].leads_to(), Ok(DARK));
-        assert_eq!(snapshot.routes()[2].leads_to(), Err(&shares(&[("stable", 1), ("6d4f9", 1)])));
+        assert_eq!(snapshot.routes()[1].leads_to(), LeadsTo::Backend(DARK));
+        assert_eq!(snapshot.routes()[2].leads_to(), LeadsTo::Split(&shares(&[("stable", 1), ("6d4f9", 1)])));
     }
 
     #[test]
@@ -776,6 +863,27 @@ mod tests {
     }
 
     #[test]
+    fn an_explained_mirror_says_whether_there_is_a_copy_and_then_what_decides() {
+        let check = |share: Share, copied: bool, words: &str| {
+            let mirror = Action::Mirror { to: version("dark"), share };
+            let route = route("copies", vec![has_header("x-copy", "1")], mirror);
+            let split = Shares::all(version("stable"));
+            let explained =
+                build(Routing { split, routes: vec![route], ..plain() }).explain(&head("/", &[("x-copy", "1")]));
+            assert_eq!(explained.mirror.as_deref(), copied.then_some("dark"));
+            let copy = if copied { ", with a copy to dark" } else { "" };
+            let lines = [
+                format!("stable, reason weighted{copy}, by snapshot 1"),
+                format!("  - mirror: copies: match 1 of 1 holds; {words}; no further route is asked"),
+                "  * split: stable has the whole weight (stable 1 of 1)".to_owned(),
+            ];
+            assert_eq!(explained.to_string().lines().collect::<Vec<_>>(), lines);
+        };
+        check(Share::ALL, true, "a copy goes to experiment dark");
+        check(Share::percent(0), false, "copies none to experiment dark (asked: 0 of 100)");
+    }
+
+    #[test]
     fn an_explained_split_says_that_a_number_decides() {
         let check = |weights: &[(&str, u32)], pattern: &str| {
             let snapshot = build(Routing { split: shares(weights), ..plain() });
@@ -843,6 +951,10 @@ mod tests {
         let action = prop_oneof![
             (0..3usize).prop_map(move |i| Action::Send(version(names[i]))),
             weights().prop_map(move |weights| Action::Split(own(weights))),
+            (0..3usize, 0..=3u32).prop_map(move |(i, weight)| Action::Mirror {
+                to: version(names[i]),
+                share: Share::new(weight, 3).unwrap()
+            }),
         ];
         let one = (prop::collection::vec(any::<u8>(), 1..3), action, any::<bool>());
         let sources = prop::sample::subsequence(
@@ -894,6 +1006,47 @@ mod tests {
             .prop_map(|(method, target, headers)| MadeUp { method: method.to_owned(), ..head(target, &headers) })
     }
 
+    fn copies(share: Share) -> Routing {
+        let mirror = Action::Mirror { to: version("dark"), share };
+        Routing { routes: vec![route("copies", vec![has_header("x-copy", "1")], mirror)], ..plain() }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// After any number of requests, and through any changes of the share, the copies are within one of what was
+        /// asked for; and the split of the versions counts as if there was no mirror.
+        #[test]
+        fn a_mirror_copies_exactly_its_share(
+            walk in prop::collection::vec((prop_oneof![0..=100u32, Just(0), Just(1), Just(100)], 1..60u32), 1..8),
+            seed in any::<(u64, u64)>(),
+        ) {
+            let identity = Identity { seed: Seed(seed.0, seed.1), ..identity() };
+            let (mut snapshot, mut plain_snapshot): (Option<Snapshot>, Option<Snapshot>) = (None, None);
+            let (mut asked, mut copied, mut requests) = (0.0, 0.0, 0);
+            for (percent, times) in walk {
+                let share = Share::new(percent, 100).unwrap();
+                snapshot = Some(Snapshot::build(copies(share), &identity, snapshot.as_ref()).unwrap());
+                plain_snapshot = Some(Snapshot::build(plain(), &identity, plain_snapshot.as_ref()).unwrap());
+                for _ in 0..times {
+                    let head = head("/", &[("x-copy", "1")]);
+                    let decision = snapshot.as_ref().unwrap().decide(&head);
+                    prop_assert_eq!(decision.backend, plain_snapshot.as_ref().unwrap().decide(&head).backend);
+                    prop_assert_eq!((decision.reason, decision.route), (Reason::Weighted, None));
+                    requests += 1;
+                    asked += f64::from(percent) / 100.0;
+                    copied += f64::from(u8::from(decision.mirror.is_some()));
+                    prop_assert!((copied - asked).abs() < 1.0 + 1e-9, "{} of {} asked after {}", copied, asked, requests);
+                    let expected = decision.mirror.map(|_| Mirror { to: DARK, route: 0 });
+                    prop_assert_eq!(decision.mirror, expected);
+                    // Others neither get a copy nor take a number.
+                    prop_assert_eq!(snapshot.as_ref().unwrap().decide(&self::head("/", &[])).mirror, None);
+                    plain_snapshot.as_ref().unwrap().decide(&self::head("/", &[]));
+                }
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -918,6 +1071,8 @@ mod tests {
                 prop_assert_eq!(explained.reason, decided.reason.as_str());
                 prop_assert_eq!(explained.route, decided.route.map(|route| format!("r{route}")));
                 prop_assert_eq!(explained.counted, decided.counted);
+                let mirror = decided.mirror.map(|mirror| snapshot.backends()[mirror.to].version.to_string());
+                prop_assert_eq!(explained.mirror, mirror);
                 // Only the last rule decided, and it speaks of the version that it chose.
                 let (last, before) = explained.considered.split_last().unwrap();
                 prop_assert!(last.decided && before.iter().all(|one| !one.decided));

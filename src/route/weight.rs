@@ -108,6 +108,15 @@ pub fn whole(weights: &[Weight]) -> Result<Vec<u32>, SumError> {
     Ok(units.into_iter().map(|units| units / scale).collect())
 }
 
+/// A percentage without its sign, as so many of so many: `5.5` is 55 of 1000.
+pub fn part(number: &str) -> Result<(u32, u32), WeightError> {
+    let units = percent(number.trim_end_matches(' '))?;
+    match whole(&[Weight::Percent(units), Weight::Percent(MAX_TOTAL - units)]).as_deref() {
+        Ok([part, rest]) => Ok((*part, part + rest)),
+        _ => Err(WeightError::AboveHundred),
+    }
+}
+
 fn percent(number: &str) -> Result<u32, WeightError> {
     if number.strip_prefix('-').is_some_and(is_number) {
         return Err(WeightError::Negative);

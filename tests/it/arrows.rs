@@ -4,13 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("route", &[]),
+    ("text", &[]),
     ("metrics", &["route", "proxy::Failure"]),
     ("proxy", &["route", "metrics"]),
     ("control", &["route", "metrics"]),
     ("source", &["control", "metrics", "route"]),
-    ("config", &["source", "route", "proxy"]),
+    ("config", &["source", "route", "proxy", "text"]),
+    ("lint", &["control", "route", "text"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),
     ("demo", &["control", "metrics", "route", "proxy", "bind", "Bound", "Running", "Settings"]),
 ];

@@ -14,6 +14,7 @@ mod failure;
 mod follow;
 mod headers;
 mod metrics;
+mod mirror;
 mod names;
 mod ports;
 mod program;

@@ -67,6 +67,9 @@ fn rule(rollout: &Value, observed: &ObservedCluster) -> Option<Split> {
     }
     let weights = &status["canary"]["weights"];
     if weights.is_object() && (dynamic || status["abort"] != true) {
+        if stable == current && text(&weights["canary"]["podTemplateHash"]) == stable {
+            return all(stable, total);
+        }
         let mut split = Split::new();
         for one in [&weights["canary"], &weights["stable"]] {
             *split.entry(text(&one["podTemplateHash"])).or_default() += one["weight"].as_u64()?;

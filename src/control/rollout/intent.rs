@@ -122,6 +122,16 @@ fn published(rollout: &Rollout, stable: &VersionHash, finer: &Finer) -> Option<W
         rollout.status.as_ref()?.canary.as_ref()?.weights.as_ref()?.clone();
     let (canary, kept) = (canary?, kept?);
     let hash = |weight: &Weight| version(weight.pod_template_hash.as_deref());
+    // Promoted, while the weights still name the new version as the canary. They lag by one patch, and the controller
+    // promotes only a version with all of its pods: nothing is to be waited for. (An undo, which names the stable version
+    // as stable all the time, is followed step by step.)
+    if rollout.current().as_ref() == Some(stable) && hash(&canary).as_ref() == Some(stable) {
+        return shares(vec![(stable.clone(), u64::from(rollout.total()))]).map(|shares| Wanted {
+            shares,
+            stable: stable.clone(),
+            experiments: Vec::new(),
+        });
+    }
     let kept_version = hash(&kept).unwrap_or_else(|| stable.clone());
     let canary_version = hash(&canary).or_else(|| rollout.current()).unwrap_or_else(|| stable.clone());
     let mut weights = vec![(kept_version.clone(), amount(&kept)?), (canary_version.clone(), amount(&canary)?)];

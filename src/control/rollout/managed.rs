@@ -6,7 +6,7 @@
 use http::header::HeaderName;
 
 use crate::route::RouteName;
-use crate::route::matches::{Match, ValueMatch, whole};
+use crate::route::matches::{Match, PathMatch, ValueMatch, whole};
 
 use super::{HeaderRouteMatch, MirrorMatch, Rollout, SetHeaderRoute, SetMirrorRoute, StringMatch};
 
@@ -39,13 +39,13 @@ pub enum ManagedRoute {
 }
 
 /// Requests that match are split as usual, and a copy of so many per cent of them goes to the canary.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Mirror {
     pub name: RouteName,
     /// 0 to 100.
     pub percentage: u8,
-    /// Alternatives. Plain data: methods and paths may be prefixes and expressions, which no header route has.
-    pub matches: Vec<MirrorMatch>,
+    /// Alternatives.
+    pub matches: Vec<Match>,
 }
 
 /// `None`: spec and status must not be read together now, so the routes of before stay.
@@ -140,20 +140,52 @@ impl Managed {
         }
     }
 
+    /// An alternative with a condition that cannot be compiled is left out.
     pub(super) fn add_mirror(&mut self, name: &str, set: &SetMirrorRoute) {
-        self.routes.push(ManagedRoute::Mirror(Mirror {
-            name: RouteName::new(name),
-            // The controller does not check the range.
-            percentage: set.percentage.unwrap_or(100).clamp(0, 100) as u8,
-            matches: set.r#match.clone().unwrap_or_default(),
-        }));
+        let mut matches = Vec::new();
+        for written in set.r#match.as_deref().unwrap_or_default() {
+            match mirror_match(written) {
+                Ok(one) => matches.push(one),
+                Err(problem) => self.notes.push(format!("route {name:?}: {problem}; this alternative never holds")),
+            }
+        }
+        if matches.is_empty() {
+            return;
+        }
+        // The controller does not check the range.
+        let percentage = set.percentage.unwrap_or(100).clamp(0, 100) as u8;
+        self.routes.push(ManagedRoute::Mirror(Mirror { name: RouteName::new(name), percentage, matches }));
     }
 }
 
+/// The conditions of one alternative of a mirror. Its path's prefix goes by characters, as Istio's does.
+fn mirror_match(written: &MirrorMatch) -> Result<Match, String> {
+    let MirrorMatch { method, path, headers } = written;
+    let mut one = Match::default();
+    match method.as_ref().map(|method| value(Some(method))).transpose()? {
+        Some(ValueMatch::Exact(method)) => one.methods.push(String::from_utf8_lossy(&method).into_owned()),
+        // Every request has a method, and a path.
+        None | Some(ValueMatch::Present) => {}
+        other => one.method = other,
+    }
+    one.path = match path.as_ref().map(|path| value(Some(path))).transpose()? {
+        Some(ValueMatch::Exact(path)) => Some(PathMatch::Exact(String::from_utf8_lossy(&path).into_owned())),
+        Some(ValueMatch::Prefix(path)) => Some(PathMatch::Start(String::from_utf8_lossy(&path).into_owned())),
+        Some(ValueMatch::Regex(path)) => Some(PathMatch::Regex(path)),
+        _ => None,
+    };
+    for (name, wanted) in headers.iter().flatten() {
+        one.headers.push((header_name(name)?, value(Some(wanted))?));
+    }
+    Ok(one)
+}
+
 fn header(item: &HeaderRouteMatch) -> Result<(HeaderName, ValueMatch), String> {
-    let name = item.header_name.as_deref().unwrap_or_default();
-    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is not a header's name"))?;
-    Ok((parsed, value(item.header_value.as_ref())?))
+    Ok((header_name(item.header_name.as_deref().unwrap_or_default())?, value(item.header_value.as_ref())?))
+}
+
+fn header_name(name: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is not a header's name"))
 }
 
 /// Values match as with Istio: case-sensitive, an expression has to cover the whole value, and nothing at all to compare

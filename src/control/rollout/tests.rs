@@ -111,7 +111,7 @@ fn every_stage_of_an_update_asks_for_what_the_controller_means() {
         ("S7", "v1 67, v2 33 of 100; stable v1", "v2 against v1, 33 of 100"),
         ("S8", "v1 67, v2 33 of 100; stable v1", "v2 against v1, 33 of 100"),
         ("S9", "v1 0, v2 100 of 100; stable v1", "v2 against v1, ramp to 100 by 3 pods of 100"),
-        ("S10", "v1 0, v2 100 of 100; stable v1", "all v2"),
+        ("S10", "v2 100 of 100; stable v2", "all v2"),
         ("S11", "v2 100 of 100; stable v2", "all v2"),
         ("S12", "v2 100 of 100; stable v2", "all v2"),
         ("A1", "all v1", "all v1"),
@@ -122,7 +122,7 @@ fn every_stage_of_an_update_asks_for_what_the_controller_means() {
         ("U1", "v1 67, v2 33 of 100; stable v1", "all v1"),
         ("U2", "v1 100 of 100; stable v1", "all v1"),
         ("F1", "v1 67, v2 33 of 100; stable v1", "v2 against v1, ramp to 100 by 3 pods of 100"),
-        ("F2", "v1 67, v2 33 of 100; stable v1", "all v2"),
+        ("F2", "v2 100 of 100; stable v2", "all v2"),
     ];
     for (case, with_provider, without) in table {
         assert_eq!(told(&stage(case, published())), with_provider, "{case} with a provider");
@@ -392,6 +392,48 @@ fn a_route_that_cannot_be_read_is_told_and_never_matches() {
     let unknown = managed_routes(&object(json!([{"headerName": "ok"}]), "b"), HeaderList::OneIsEnough).unwrap();
     assert!(unknown.routes.is_empty());
     assert_eq!(unknown.notes, [r#"route "a" is set by a step but not listed in managedRoutes: ignored"#]);
+}
+
+#[test]
+fn a_mirrors_conditions_hold_together_and_its_alternatives_apart() {
+    let rollout = |items: Value| {
+        let steps = json!([{"setMirrorRoute": {"name": "copies", "match": items}}]);
+        read(&with(routed(0), "/spec/strategy/canary/steps", steps))
+    };
+    let mirror = |items: Value| {
+        let managed = managed_routes(&rollout(items), HeaderList::OneIsEnough).unwrap();
+        let mirror = managed.routes.into_iter().map(|route| match route {
+            ManagedRoute::Mirror(mirror) => mirror,
+            other => panic!("{other:?}"),
+        });
+        (mirror.collect::<Vec<_>>(), managed.notes)
+    };
+    let items = json!([
+        {"method": {"exact": "GET"}, "path": {"prefix": "/sho"}, "headers": {"X-Copy": {"regex": "[0-9]+"}}},
+        {"method": {"regex": "P.*T"}, "path": {"exact": "/a"}},
+        {"method": {"prefix": "DEL"}, "path": {"regex": "/b/.*"}, "headers": {"x-any": {}}}
+    ]);
+    let (mirrors, notes) = mirror(items);
+    assert_eq!((mirrors.len(), mirrors[0].percentage, notes.len()), (1, 100, 0));
+    let holds = |method: &str, target: &str, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let head = MadeUp::new(method, target, headers, [127, 0, 0, 1].into());
+        mirrors[0].matches.iter().position(|one| one.holds(&head))
+    };
+    assert_eq!(holds("GET", "/shopping?q", &[("x-copy", "42")]), Some(0));
+    assert_eq!(holds("GET", "/shopping", &[("x-copy", "4a")]), None);
+    assert_eq!(holds("GET", "/s", &[("x-copy", "42")]), None);
+    assert_eq!(holds("POST", "/a?b", &[]), Some(1));
+    assert_eq!(holds("PUT", "/a", &[]), Some(1));
+    assert_eq!(holds("PATCH", "/a", &[]), None);
+    assert_eq!(holds("PUT", "/ab", &[]), None);
+    assert_eq!(holds("DELETE", "/b/c", &[("x-any", "")]), Some(2));
+    assert_eq!(holds("DELETE", "/b/c", &[]), None);
+
+    // What cannot be compiled is never taken as fulfilled.
+    let broken = json!([{"path": {"regex": "("}}, {"headers": {"x y": {"exact": "1"}}}]);
+    let (mirrors, notes) = mirror(broken);
+    assert_eq!((mirrors.len(), notes.len()), (0, 2), "{notes:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::super::bucket::{Cuts, Mint, Place, Users};
 use super::super::picker::Split;
-use super::super::{Backend, Head, Shares, matches};
+use super::super::{Backend, Head, Share, Shares, matches};
 use super::{CompiledOverride, CompiledRoute, Observer, Snapshot, Target, Word};
 
 /// The answer to "which version would this request get, and why?".
@@ -22,6 +22,9 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     pub counted: bool,
+    /// The version that would get a copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
     /// Every rule that was asked, in order; the last one decided.
     pub considered: Vec<Considered>,
 }
@@ -36,13 +39,16 @@ pub struct Considered {
 /// For people: the answer in one line, then one line for each rule that was asked.
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, version, role, reason, route, counted, considered } = self;
+        let Self { generation, version, role, reason, route, counted, mirror, considered } = self;
         match version == role {
             true => write!(f, "{version}, reason {reason}")?,
             false => write!(f, "{version} ({role}), reason {reason}")?,
         }
         if let Some(route) = route {
             write!(f, " {route:?}")?;
+        }
+        if let Some(mirror) = mirror {
+            write!(f, ", with a copy to {mirror}")?;
         }
         let uncounted = if *counted { "" } else { ", not counted" };
         write!(f, "{uncounted}, by snapshot {generation}")?;
@@ -65,6 +71,7 @@ impl Snapshot {
             reason: decision.reason.as_str(),
             route: decision.route.map(|route| self.routes[route].name.as_str().to_owned()),
             counted: decision.counted,
+            mirror: decision.mirror.map(|mirror| self.backends[mirror.to].version.to_string()),
             considered: steps.considered,
         }
     }
@@ -102,10 +109,29 @@ impl Snapshot {
             (Target::Split { shares, .. }, ..) => {
                 format!("has a split of its own; {}", self.about_split(shares, backend))
             }
-            (Target::Backend(_), ..) => format!("leads to {}", self.name(backend)),
+            (Target::Backend(_) | Target::Mirror { .. }, ..) => format!("leads to {}", self.name(backend)),
         };
         let uncounted = if route.count { "" } else { "; not counted in shares and error rates" };
         format!("{}: match {} of {} holds; {leads}{uncounted}", route.name.as_str(), held + 1, route.matches.len())
+    }
+
+    pub(super) fn about_mirror(
+        &self,
+        route: &CompiledRoute,
+        held: usize,
+        to: usize,
+        share: Share,
+        copied: bool,
+    ) -> String {
+        let name = self.name(to);
+        let copy = match (share.weight(), copied) {
+            (0, _) => format!("copies none to {name} (asked: {share})"),
+            (weight, _) if weight == share.total() => format!("a copy goes to {name}"),
+            (_, true) => format!("as of now the next request's copy goes to {name} (asked: {share})"),
+            (_, false) => format!("as of now the next request is not copied to {name} (asked: {share})"),
+        };
+        let held = format!("match {} of {} holds", held + 1, route.matches.len());
+        format!("{}: {held}; {copy}; no further route is asked", route.name.as_str())
     }
 
     pub(super) fn about_user(

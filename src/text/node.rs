@@ -9,21 +9,24 @@ use serde_saphyr::granit_parser::{self, Event, Parser, ScalarStyle, ScanError, S
 
 use super::problem::{At, Complaint, Path, Problems};
 
-/// Bytes. A ConfigMap cannot be larger either.
-pub(super) const LARGEST_FILE: usize = 1 << 20;
-/// Lists and mappings within each other. The deepest field that means anything is at 7.
-const DEEPEST: usize = 32;
-/// Values and keys, those that aliases repeat included.
-const MOST_NODES: usize = 100_000;
+/// Bounds on what is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub bytes: usize,
+    /// Lists and mappings within each other.
+    pub depth: usize,
+    /// Values and keys of the whole text, those that aliases repeat included.
+    pub nodes: usize,
+}
 
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub at: At,
     pub content: Content,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Content {
+pub(crate) enum Content {
     Text {
         text: String,
         /// Written without quotes: may mean a number, `true` or nothing at all.
@@ -35,18 +38,18 @@ pub(super) enum Content {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(crate) struct Key {
     pub at: At,
     pub text: String,
 }
 
 impl Node {
-    pub(super) fn text(at: At, text: &str) -> Self {
+    pub(crate) fn text(at: At, text: &str) -> Self {
         Self { at, content: Content::Text { text: text.to_owned(), plain: true } }
     }
 
     /// What a reader would call it.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match &self.content {
             _ if self.is_nothing() => "nothing",
             Content::Text { .. } => "a single value",
@@ -55,28 +58,50 @@ impl Node {
         }
     }
 
+    /// The field of that name, unless nothing is written there.
+    pub(crate) fn get(&self, name: &str) -> Option<&Node> {
+        self.entry(name).map(|(_, value)| value)
+    }
+
+    /// The field of that name with its key, unless nothing is written there. Of repeated keys the last one counts.
+    pub(crate) fn entry(&self, name: &str) -> Option<(&Key, &Node)> {
+        let (key, value) = self.entries().iter().rev().find(|(key, _)| key.text == name)?;
+        (!value.is_nothing()).then_some((key, value))
+    }
+
+    pub(crate) fn entries(&self) -> &[(Key, Node)] {
+        match &self.content {
+            Content::Map(entries) => entries,
+            Content::Text { .. } | Content::List(_) => &[],
+        }
+    }
+
+    pub(crate) fn items(&self) -> &[Node] {
+        match &self.content {
+            Content::List(items) => items,
+            Content::Text { .. } | Content::Map(_) => &[],
+        }
+    }
+
+    /// A single value as it was written.
+    pub(crate) fn as_text(&self) -> Option<&str> {
+        match &self.content {
+            Content::Text { text, .. } if !self.is_nothing() => Some(text),
+            _ => None,
+        }
+    }
+
     /// An empty value, or `null`.
-    pub(super) fn is_nothing(&self) -> bool {
+    pub(crate) fn is_nothing(&self) -> bool {
         matches!(&self.content, Content::Text { text, plain: true }
             if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 }
 
-/// The file's one document. `None`: a problem was added.
-pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
-    if text.len() > LARGEST_FILE {
-        let found = format!("{} bytes", text.len());
-        problems.add(&At::default(), Complaint::expected(&format!("a file of at most {LARGEST_FILE} bytes"), &found));
-        return None;
-    }
-    let options = granit_parser::options! {
-        emit_comments: false,
-        flow_nesting_limit: DEEPEST,
-        block_nesting_limit: DEEPEST,
-    };
-    let mut reading =
-        Reading { parser: Parser::new_from_str_with_options(text, options), anchors: HashMap::new(), nodes: 0 };
-    match reading.document() {
+/// The text's one document. `None`: a problem was added.
+pub(crate) fn parse(text: &str, limits: &Limits, problems: &mut Problems) -> Option<Node> {
+    let mut reading = Reading::start(text, limits, problems)?;
+    match reading.only_document() {
         Ok(Some(node)) => Some(node),
         Ok(None) => {
             let complaint = Complaint::new("the file is empty")
@@ -91,10 +116,23 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     }
 }
 
+/// Every document of the text; those that say nothing are left out. `None`: a problem was added.
+pub(crate) fn parse_all(text: &str, limits: &Limits, problems: &mut Problems) -> Option<Vec<Node>> {
+    let mut reading = Reading::start(text, limits, problems)?;
+    match reading.documents() {
+        Ok(nodes) => Some(nodes),
+        Err(Stop { at, complaint }) => {
+            problems.add(&at, complaint);
+            None
+        }
+    }
+}
+
 struct Reading<'a> {
     parser: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Anchored>,
     nodes: usize,
+    limits: &'a Limits,
 }
 
 #[derive(Clone)]
@@ -125,6 +163,22 @@ impl From<ScanError> for Stop {
 }
 
 impl<'a> Reading<'a> {
+    fn start(text: &'a str, limits: &'a Limits, problems: &mut Problems) -> Option<Self> {
+        if text.len() > limits.bytes {
+            let found = format!("{} bytes", text.len());
+            let what = format!("a file of at most {} bytes", limits.bytes);
+            problems.add(&At::default(), Complaint::expected(&what, &found));
+            return None;
+        }
+        let options = granit_parser::options! {
+            emit_comments: false,
+            flow_nesting_limit: limits.depth,
+            block_nesting_limit: limits.depth,
+        };
+        let parser = Parser::new_from_str_with_options(text, options);
+        Some(Self { parser, anchors: HashMap::new(), nodes: 0, limits })
+    }
+
     fn next(&mut self) -> Result<(Event<'a>, Span), Stop> {
         match self.parser.next_event() {
             Some(next) => Ok(next?),
@@ -132,7 +186,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn document(&mut self) -> Result<Option<Node>, Stop> {
+    fn only_document(&mut self) -> Result<Option<Node>, Stop> {
         let mut root = None;
         loop {
             let (event, span) = self.next()?;
@@ -144,6 +198,23 @@ impl<'a> Reading<'a> {
                 }
                 Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd | Event::Comment(..) => {}
                 event => root = Some(self.node(event, span, Path::default(), 0)?.node),
+            }
+        }
+    }
+
+    fn documents(&mut self) -> Result<Vec<Node>, Stop> {
+        let mut roots = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamEnd => return Ok(roots),
+                // An anchor lives as long as its document.
+                Event::DocumentStart(..) => self.anchors.clear(),
+                Event::StreamStart | Event::DocumentEnd | Event::Comment(..) => {}
+                event => {
+                    let root = self.node(event, span, Path::default(), 0)?.node;
+                    roots.extend((!root.is_nothing()).then_some(root));
+                }
             }
         }
     }
@@ -162,7 +233,7 @@ impl<'a> Reading<'a> {
             }
             Event::SequenceStart(_, anchor, tag) => {
                 check_tag(tag.as_deref(), &span, "seq")?;
-                check_depth(depth, &span)?;
+                self.check_depth(depth, &span)?;
                 let mut items: Vec<Node> = Vec::new();
                 loop {
                     let (event, span) = self.next()?;
@@ -178,7 +249,7 @@ impl<'a> Reading<'a> {
             }
             Event::MappingStart(_, anchor, tag) => {
                 check_tag(tag.as_deref(), &span, "map")?;
-                check_depth(depth, &span)?;
+                self.check_depth(depth, &span)?;
                 let mut entries = Vec::new();
                 loop {
                     let (event, span) = self.next()?;
@@ -205,7 +276,7 @@ impl<'a> Reading<'a> {
                     return Err(stop(&span, "this alias stands inside of what it repeats"));
                 };
                 self.count(&span, anchored.nodes)?;
-                check_depth(depth + anchored.height, &span)?;
+                self.check_depth(depth + anchored.height, &span)?;
                 return Ok(anchored);
             }
             _ => return Err(stop(&span, "this is not YAML: expected a value")),
@@ -220,9 +291,18 @@ impl<'a> Reading<'a> {
 
     fn count(&mut self, span: &Span, nodes: usize) -> Result<(), Stop> {
         self.nodes += nodes;
-        if self.nodes > MOST_NODES {
-            return Err(stop(span, &format!("expected at most {MOST_NODES} values, here is one more"))
+        let most = self.limits.nodes;
+        if self.nodes > most {
+            return Err(stop(span, &format!("expected at most {most} values, here is one more"))
                 .help("values that aliases repeat count each time"));
+        }
+        Ok(())
+    }
+
+    fn check_depth(&self, depth: usize, span: &Span) -> Result<(), Stop> {
+        let deepest = self.limits.depth;
+        if depth >= deepest {
+            return Err(stop(span, &format!("expected at most {deepest} lists and mappings within each other")));
         }
         Ok(())
     }
@@ -241,13 +321,6 @@ fn stop(span: &Span, message: &str) -> Stop {
 
 fn range(span: &Span) -> std::ops::Range<usize> {
     span.byte_range().unwrap_or(0..0)
-}
-
-fn check_depth(depth: usize, span: &Span) -> Result<(), Stop> {
-    if depth >= DEEPEST {
-        return Err(stop(span, &format!("expected at most {DEEPEST} lists and mappings within each other")));
-    }
-    Ok(())
 }
 
 /// `Ok(true)`: the tag says what the value is.

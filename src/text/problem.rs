@@ -57,7 +57,7 @@ pub struct At {
 
 /// The way to a field. Links are shared, so that a hostile file cannot make long paths expensive.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Path(Option<Arc<Link>>);
+pub(crate) struct Path(Option<Arc<Link>>);
 
 #[derive(Debug)]
 struct Link {
@@ -81,42 +81,42 @@ pub struct Complaint {
 }
 
 impl Complaint {
-    pub(super) fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), help: None, note: None, also: None }
     }
 
     /// The usual form.
-    pub(super) fn expected(what: &str, found: &str) -> Self {
+    pub(crate) fn expected(what: &str, found: &str) -> Self {
         Self::new(format!("expected {what}, found {found}"))
     }
 
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    pub(super) fn maybe_help(mut self, help: Option<String>) -> Self {
+    pub(crate) fn maybe_help(mut self, help: Option<String>) -> Self {
         self.help = help.or(self.help);
         self
     }
 
-    pub(super) fn note(mut self, note: impl Into<String>) -> Self {
+    pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());
         self
     }
 
-    pub(super) fn also(mut self, at: &At, label: &'static str) -> Self {
+    pub(crate) fn also(mut self, at: &At, label: &'static str) -> Self {
         self.also = Some(Box::new((at.clone(), label)));
         self
     }
 }
 
 impl Path {
-    pub(super) fn field(&self, name: &str) -> Self {
+    pub(crate) fn field(&self, name: &str) -> Self {
         self.link(Step::Field(name.to_owned()))
     }
 
-    pub(super) fn item(&self, index: usize) -> Self {
+    pub(crate) fn item(&self, index: usize) -> Self {
         self.link(Step::Item(index))
     }
 
@@ -137,41 +137,51 @@ impl fmt::Display for Path {
 }
 
 impl At {
-    pub(super) fn new(source: usize, span: Range<usize>, path: Path) -> Self {
+    /// In bytes.
+    pub(crate) fn span(&self) -> &Range<usize> {
+        &self.span
+    }
+
+    /// Such as `routes[0].match[1]`; empty for the text as a whole.
+    pub(crate) fn field(&self) -> String {
+        self.path.to_string()
+    }
+
+    pub(crate) fn new(source: usize, span: Range<usize>, path: Path) -> Self {
         Self { source, span, path }
     }
 
     /// The same place under the name of a field that is missing there.
-    pub(super) fn missing(&self, field: &str) -> Self {
+    pub(crate) fn missing(&self, field: &str) -> Self {
         Self { path: self.path.field(field), ..self.clone() }
     }
 
     /// A part of this place: `span` counts from its start.
-    pub(super) fn part(&self, span: Range<usize>) -> Self {
+    pub(crate) fn part(&self, span: Range<usize>) -> Self {
         Self { span: self.span.start + span.start..self.span.start + span.end, ..self.clone() }
     }
 }
 
 impl Problems {
     /// `name` and `text` are the file's, or empty when there is none.
-    pub(super) fn new(name: &str, text: &str) -> Self {
+    pub(crate) fn new(name: &str, text: &str) -> Self {
         Self { sources: vec![Source { name: name.to_owned(), text: text.into() }], list: Vec::new(), count: 0 }
     }
 
     /// A file that could not even be read.
-    pub(super) fn unreadable(name: &str, complaint: Complaint) -> Self {
+    pub(crate) fn unreadable(name: &str, complaint: Complaint) -> Self {
         let mut problems = Self::new(name, "");
         problems.add(&At::default(), complaint);
         problems
     }
 
     /// Adds what a flag said as a text to point at.
-    pub(super) fn flag(&mut self, name: &str, text: &str) -> At {
+    pub(crate) fn flag(&mut self, name: &str, text: &str) -> At {
         self.sources.push(Source { name: name.to_owned(), text: text.into() });
         At::new(self.sources.len() - 1, 0..text.len(), Path::default().field(name))
     }
 
-    pub(super) fn add(&mut self, at: &At, complaint: Complaint) {
+    pub(crate) fn add(&mut self, at: &At, complaint: Complaint) {
         self.count += 1;
         if self.list.len() == SHOWN {
             return;
@@ -183,12 +193,12 @@ impl Problems {
         self.list.push(Problem { line, column, field: at.path.to_string(), message, help, note, also, at: at.clone() });
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
     /// Gives `value` when nothing was wrong; otherwise itself, in the order of the texts.
-    pub(super) fn unless<T>(mut self, value: Option<T>) -> Result<T, Problems> {
+    pub(crate) fn unless<T>(mut self, value: Option<T>) -> Result<T, Problems> {
         match value {
             Some(value) if self.list.is_empty() => Ok(value),
             _ => {
@@ -297,12 +307,12 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// How a text from the file is shown within a sentence: quoted, and not longer than a reader likes.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("{:?}", shortened(text))
 }
 
 /// The candidate that was probably meant.
-pub(super) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace('_', "-");
     let name = plain(&shortened(name));
     candidates
@@ -313,7 +323,7 @@ pub(super) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const LONGEST: usize = 60;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]),
@@ -322,7 +332,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// On one line, without characters that could move a terminal's cursor, colour what follows, or change its direction.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if is_tricky(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
@@ -331,14 +341,14 @@ fn is_tricky(c: char) -> bool {
 }
 
 /// Line and column in characters, from 1.
-fn position(text: &str, offset: usize) -> (usize, usize) {
+pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..floor(text, offset)];
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
 }
 
 /// The part of `span` on its first line, at least one character where there is one.
-fn visible(text: &str, span: &Range<usize>) -> Range<usize> {
+pub(crate) fn visible(text: &str, span: &Range<usize>) -> Range<usize> {
     let start = floor(text, span.start);
     let end = floor(text, span.end).max(start);
     let line = &text[start..];
