@@ -7,6 +7,7 @@ var deployScenarios = []scenario{
 	{"deploy/shipped", "the case as shipped, two proxies in pods with the shipped role", alone("shipped"), shipped, true},
 	{"deploy/without-pods", "the same without the permission to read pods", alone("without-pods"), withoutPods, false},
 	{"deploy/five-steps", "five steps as shipped, each verified at every proxy", alone("five-steps"), gatedSteps, false},
+	{"deploy/inert-provider", "5.5 % and 50.5 %, published for nobody", alone("inert-provider"), inertProvider, false},
 	{"deploy/settings", "a file beside the Rollout, for testers", alone("settings"), settings, false},
 	{"deploy/sidecar", "the proxy beside its client", alone("sidecar"), sidecar, false},
 	{"deploy/analysis", "what the AnalysisTemplates decide", alone("analysis"), verdicts, false},

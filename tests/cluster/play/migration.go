@@ -135,7 +135,7 @@ func readme(s *stage) error {
 	return all(
 		func() error { return s.moveIn("README.md", "five-steps") },
 		s.promotePods,
-		func() error { return s.sum(100, 300) },
+		func() error { return s.sum(100, 100, 300) },
 	)
 }
 
@@ -180,7 +180,7 @@ func (s *stage) moveIn(page, story string) error {
 		// Connections from before are at pods of v1 still, and end with them, as at every release before. So these clients
 		// leave, without having lost anything, and others come.
 		s.changeClients,
-		func() error { return s.sum(33, 1200) },
+		func() error { return s.sum(33, 100, 1200) },
 	)
 }
 

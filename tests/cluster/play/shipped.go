@@ -125,8 +125,8 @@ func gatedSteps(s *stage) error {
 					return err
 				}
 				err = all(
-					func() error { return s.podsServe(weight) },
-					func() error { return s.sum(weight, 1000) },
+					func() error { return s.podsServe(weight, 100) },
+					func() error { return s.sum(weight, 100, 1000) },
 					func() error { return s.choose("x-tester", "true", s.latest.name) },
 					func() error { return s.promote() },
 				)
@@ -137,7 +137,7 @@ func gatedSteps(s *stage) error {
 			return nil
 		},
 		s.promotedPods,
-		func() error { return s.sum(100, 300) },
+		func() error { return s.sum(100, 100, 300) },
 		func() error {
 			return s.world.until(s.ctx, "the gates", time.Second, func(w *world) error {
 				gates := 0
@@ -190,6 +190,43 @@ func patched(folder, patches string) error {
 	}
 	_, err = file.WriteString("patches:\n" + patches)
 	return errors.Join(err, file.Close())
+}
+
+// inertProvider: weights finer than one per cent, which the controller publishes for a provider that nobody is.
+func inertProvider(s *stage) error {
+	at := func(step int32, weight int) error {
+		err := s.until(fmt.Sprintf("%d of 1000: the pause has begun, and the status says so", weight), 60*time.Second, func(w *world) error {
+			r, err := w.rollout(app)
+			if err != nil {
+				return err
+			}
+			if err := s.paused(step)(r); err != nil {
+				return err
+			}
+			if weights := r.Status.Canary.Weights; weights == nil || int(weights.Canary.Weight) != weight {
+				return fmt.Errorf("expected the published weight %d, found %+v", weight, weights)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return errors.Join(s.podsServe(weight, 1000), s.sum(weight, 1000, 1200))
+	}
+	return all(
+		func() error { return s.apply("restricted.yaml") },
+		func() error { _, err := s.do("apply", "-k", s.deploy("overlays", "inert-provider")); return err },
+		func() error { return s.up("v1") },
+		func() error { return s.proxyPods(2) },
+		func() error { return s.loadService("frontend-service") },
+		func() error { return s.release() },
+		func() error { return at(1, 55) },
+		func() error { return s.promote() },
+		func() error { return at(3, 505) },
+		s.promotePods,
+		func() error { return s.sum(100, 100, 300) },
+		func() error { return s.undrifted("inert-provider", []string{"overlays/inert-provider"}, nil) },
+	)
 }
 
 // settings: a file beside the Rollout, by which testers choose for themselves whatever the weight.
@@ -358,9 +395,9 @@ func (s *stage) rolloutThroughPods() error {
 	return all(
 		func() error { return s.release() },
 		func() error { return s.paused33("the pause has begun") },
-		func() error { return s.sum(33, 1200) },
+		func() error { return s.sum(33, 100, 1200) },
 		s.promotePods,
-		func() error { return s.sum(100, 300) },
+		func() error { return s.sum(100, 100, 300) },
 	)
 }
 
@@ -375,7 +412,7 @@ func (s *stage) paused33(what string) error {
 	if err != nil {
 		return err
 	}
-	return s.podsServe(33)
+	return s.podsServe(33, 100)
 }
 
 func (s *stage) promotePods() error {
@@ -395,12 +432,12 @@ func (s *stage) promotedPods() error {
 		return err
 	}
 	s.stable = s.latest
-	return s.podsServe(100)
+	return s.podsServe(100, 100)
 }
 
-func (s *stage) podsServe(weight int) error {
+func (s *stage) podsServe(weight, total int) error {
 	for _, w := range s.inPods {
-		if err := w.serves(s.latest.hash, weight, 100); err != nil {
+		if err := w.serves(s.latest.hash, weight, total); err != nil {
 			return err
 		}
 	}
@@ -409,19 +446,19 @@ func (s *stage) podsServe(weight int) error {
 
 // sum: of so many requests from now on the latest version gets its weight, whichever proxy they go to. Each proxy is less than
 // one request away from the share at each end of the counting, and one more for each that was under way then.
-func (s *stage) sum(weight, requests int) error {
+func (s *stage) sum(weight, total, requests int) error {
 	from := time.Now()
 	if err := s.more(requests); err != nil {
 		return err
 	}
 	for _, l := range s.loads {
 		w := l.Window(from, time.Now())
-		off, bound := w.Off(s.latest.name, weight, 100), float64(2*len(s.inPods)+w.Unsure)
+		off, bound := w.Off(s.latest.name, weight, total), float64(2*len(s.inPods)+w.Unsure)
 		if w.Lost > 0 || math.Abs(off) > bound {
-			return fmt.Errorf("%d %%: of %d requests %s got %d, off by %+.2f (bound %.0f), %d lost; all: %v",
-				weight, w.Requests, s.latest.name, w.Versions[s.latest.name], off, bound, w.Lost, w.Versions)
+			return fmt.Errorf("%d of %d: of %d requests %s got %d, off by %+.2f (bound %.0f), %d lost; all: %v",
+				weight, total, w.Requests, s.latest.name, w.Versions[s.latest.name], off, bound, w.Lost, w.Versions)
 		}
-		s.say("%d %%: %s got %d of %d requests, off by %+.2f (bound %.0f)", weight, s.latest.name, w.Versions[s.latest.name], w.Requests, off, bound)
+		s.say("%d of %d: %s got %d of %d requests, off by %+.2f (bound %.0f)", weight, total, s.latest.name, w.Versions[s.latest.name], w.Requests, off, bound)
 		s.score.windows++
 		if w.Unsure == 0 {
 			s.score.worst = max(s.score.worst, math.Abs(off))
