@@ -8,6 +8,7 @@ var deployScenarios = []scenario{
 	{"deploy/without-pods", "the same without the permission to read pods", alone("without-pods"), withoutPods, false},
 	{"deploy/five-steps", "five steps as shipped, each verified at every proxy", alone("five-steps"), gatedSteps, false},
 	{"deploy/inert-provider", "5.5 % and 50.5 %, published for nobody", alone("inert-provider"), inertProvider, false},
+	{"deploy/replaced", "proxies come and go under load", alone("replaced"), replaced, false},
 	{"deploy/settings", "a file beside the Rollout, for testers", alone("settings"), settings, false},
 	{"deploy/sidecar", "the proxy beside its client", alone("sidecar"), sidecar, false},
 	{"deploy/analysis", "what the AnalysisTemplates decide", alone("analysis"), verdicts, false},

@@ -229,6 +229,36 @@ func inertProvider(s *stage) error {
 	)
 }
 
+// replaced: proxies come and go under load, in the middle of an update. Nothing is lost, and the share stays what it is.
+func replaced(s *stage) error {
+	deployment := func(command ...string) func() error {
+		return func() error {
+			_, err := s.do(append([]string{"-n", namespace}, append(command, "deployment/splitway")...)...)
+			return err
+		}
+	}
+	return all(
+		func() error { return s.apply("restricted.yaml") },
+		func() error { _, err := s.do("apply", "-k", s.deploy("overlays", app)); return err },
+		func() error { return s.up("v1") },
+		func() error { return s.proxyPods(2) },
+		func() error { return s.loadService("frontend-service") },
+		func() error { return s.release() },
+		func() error { return s.paused33("the pause has begun") },
+		deployment("rollout", "restart"),
+		func() error { return s.proxyPods(2) },
+		func() error { return errors.Join(s.podsServe(33, 100), s.sum(33, 100, 1200)) },
+		deployment("scale", "--replicas=3"),
+		func() error { return s.proxyPods(3) },
+		func() error { return errors.Join(s.podsServe(33, 100), s.sum(33, 100, 1200)) },
+		deployment("scale", "--replicas=1"),
+		func() error { return s.proxyPods(1) },
+		func() error { return errors.Join(s.podsServe(33, 100), s.sum(33, 100, 1200)) },
+		s.promotePods,
+		func() error { return s.sum(100, 100, 300) },
+	)
+}
+
 // settings: a file beside the Rollout, by which testers choose for themselves whatever the weight.
 func settings(s *stage) error {
 	folder, err := s.kustomization("settings-run", []string{"overlays/" + app}, []string{"components/settings"})
@@ -341,7 +371,7 @@ func (s *stage) proxyPods(count int) error {
 	if _, err := s.kubectl("-n", namespace, "rollout", "status", "deployment/splitway", "--timeout", "60s"); err != nil {
 		return err
 	}
-	return s.until(fmt.Sprintf("%d proxies are ready", count), 30*time.Second, func(w *world) error {
+	return s.until(fmt.Sprintf("%d proxies are ready, and there are no others", count), 60*time.Second, func(w *world) error {
 		pods, err := w.labelled("app.kubernetes.io/name", "splitway")
 		if err != nil {
 			return err
