@@ -324,6 +324,11 @@ func accepted(s *stage) error {
 		}
 		s.say("kustomize %s: %d objects taken", one.name, strings.Count(answer, "(server dry run)"))
 	}
+	for _, overlay := range []string{app, "five-steps", "inert-provider"} {
+		if err := s.lint(overlay); err != nil {
+			return err
+		}
+	}
 	for i, values := range chartValues {
 		text, err := s.helm("template", "splitway", "CHART", "--namespace", namespace, "--set", "rollout="+app, "--set", values)
 		if err != nil {
@@ -339,6 +344,21 @@ func accepted(s *stage) error {
 	}
 	s.say("Helm: %d sets of values taken", len(chartValues))
 	return s.refusedPod()
+}
+
+// lint: what our own tool has to say about a shipped Rollout, which should be nothing.
+func (s *stage) lint(overlay string) error {
+	text, err := s.kubectl("kustomize", s.deploy("overlays", overlay))
+	if err != nil {
+		return err
+	}
+	command := exec.CommandContext(s.ctx, filepath.Join(s.binaries, "splitway"), "lint", "-", "--strict", "--rps", "20")
+	command.Stdin = strings.NewReader(text)
+	said, err := command.CombinedOutput()
+	if err != nil || !strings.Contains(string(said), "1 Rollout: ok") {
+		return fmt.Errorf("splitway lint, of overlay %s: %v\n%s", overlay, err, said)
+	}
+	return nil
 }
 
 // chartValues use every value at least once.
