@@ -193,6 +193,7 @@ fn what_an_analysis_asks_for_is_measured() {
     let metrics = metrics();
     let used = Regex::new(r"(splitway_[a-z_]+)(?:\{([^}]*)\})?").expect("an expression");
     let label = Regex::new(r#"([a-z_]+)(?:=~|!~|!=|=)""#).expect("an expression");
+    let argument = Regex::new(r"\{\{args\.([^}]*)\}\}").expect("an expression");
     let mut queries = 0;
     for (file, document) in documents() {
         if document["kind"] != "AnalysisTemplate" {
@@ -205,17 +206,17 @@ fn what_an_analysis_asks_for_is_measured() {
             .filter_map(|one| one["name"].as_str())
             .collect();
         let text = document["spec"].to_string();
-        for argument in Regex::new(r"\{\{args\.([^}]*)\}\}").expect("an expression").captures_iter(&text) {
-            assert!(arguments.contains(&&argument[1]), "{file}: no argument {}", &argument[1]);
+        for used in argument.captures_iter(&text) {
+            assert!(arguments.contains(&&used[1]), "{file}: no argument {}", &used[1]);
         }
-        for argument in arguments {
-            assert!(text.contains(&format!("{{{{args.{argument}}}}}")), "{file}: {argument} is used nowhere");
+        for name in arguments {
+            assert!(text.contains(&format!("{{{{args.{name}}}}}")), "{file}: {name} is used nowhere");
         }
         for metric in document["spec"]["metrics"].as_array().expect("metrics") {
             let Some(query) = metric["provider"]["prometheus"]["query"].as_str() else { continue };
             queries += 1;
             // The braces of an argument would end those of a metric.
-            let query = Regex::new(r"\{\{args\.[^}]*\}\}").expect("an expression").replace_all(query, "x");
+            let query = argument.replace_all(query, "x");
             let mut names = 0;
             for found in used.captures_iter(&query) {
                 let Some(labels) = metrics.get(&found[1]) else { panic!("{file}: there is no metric {}", &found[1]) };
