@@ -16,7 +16,7 @@ const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// The body of a successful answer. Errors are for people.
 pub async fn ask(admin: SocketAddr, target: &str, accept: &str) -> Result<String, String> {
-    let exchange = tokio::time::timeout(PATIENCE, exchange(admin, target, accept)).await;
+    let exchange = tokio::time::timeout(PATIENCE, exchange(admin, target, accept, MAX_ANSWER_BYTES)).await;
     let (status, body) = exchange
         .unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}").into()))
         .map_err(|error| format!("asking http://{admin}: {error}; is it the admin listener of a proxy that runs?"))?;
@@ -27,9 +27,15 @@ pub async fn ask(admin: SocketAddr, target: &str, accept: &str) -> Result<String
     }
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
 
-async fn exchange(admin: SocketAddr, target: &str, accept: &str) -> Result<(http::StatusCode, String), Error> {
+/// Whatever the answer is. Longer ones are an error.
+pub(super) async fn exchange(
+    admin: SocketAddr,
+    target: &str,
+    accept: &str,
+    max_bytes: usize,
+) -> Result<(http::StatusCode, String), Error> {
     let stream = TcpStream::connect(admin).await?;
     let (mut sender, engine) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(target)
@@ -41,6 +47,6 @@ async fn exchange(admin: SocketAddr, target: &str, accept: &str) -> Result<(http
     tokio::spawn(async move { drop(engine.await) });
     let answer = sender.send_request(request).await?;
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await?.to_bytes();
+    let body = Limited::new(answer.into_body(), max_bytes).collect().await?.to_bytes();
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }

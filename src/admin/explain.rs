@@ -110,7 +110,7 @@ pub fn to_target(Asked { port, question }: &Asked) -> String {
 }
 
 /// RFC 3986 section 2.3: everything but unreserved characters.
-fn encode(bytes: &[u8]) -> String {
+pub(super) fn encode(bytes: &[u8]) -> String {
     bytes
         .iter()
         .map(|byte| match byte {
@@ -128,7 +128,7 @@ fn unknown(name: &str) -> String {
     format!("{name:?} is not a parameter; {hint}")
 }
 
-fn decode(text: &str) -> Result<Cow<'_, str>, String> {
+pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, String> {
     if !text.contains('%') {
         return Ok(text.into());
     }

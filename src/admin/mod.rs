@@ -7,12 +7,16 @@
 //! | `/healthz`, `/livez` | 200 while the process answers |
 //! | `/readyz`, `/ready` | 200 while traffic is welcome: a snapshot is live and the proxy is not draining; else 503. `?verbose` lists the conditions |
 //! | `/config` | what is live as JSON: generation and, for each port, weights asked, shares really sent, endpoints, routes |
+//! | `/verify` | 200 when this proxy, or with `all=true` every ready replica, serves the weight that is asked for, or has nothing open on a version; else 503 and why |
 //! | `/explain` | which version a made-up request would get, and why; `?port=NAME` where there are several ports |
 //!
-//! Files: `view` is the serializable picture of `/config`; `explain` is the made-up request.
+//! Files: `view` is the serializable picture of `/config`; `explain` is the made-up request; `verify` judges what `/verify`
+//! asks, and `peers` asks the other replicas.
 
 pub mod ask;
 pub mod explain;
+mod peers;
+pub mod verify;
 pub mod view;
 
 use std::convert::Infallible;
@@ -163,6 +167,7 @@ impl Bound {
         let listener = TcpListener::from_std(self.listener).expect("a bound socket can be registered");
         let (stop, stopped) = watch::channel(false);
         let mut connections = JoinSet::new();
+        let port = self.address.port();
         tokio::pin!(shutdown);
         loop {
             tokio::select! {
@@ -170,7 +175,7 @@ impl Bound {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept(), if connections.len() < bounds.connections => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(serve_connection(stream, context.clone(), bounds, stopped.clone()));
+                        connections.spawn(serve_connection(stream, context.clone(), port, bounds, stopped.clone()));
                     }
                     // Out of descriptors or memory, as a rule: wait for some to come back rather than spin.
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -183,11 +188,16 @@ impl Bound {
     }
 }
 
-async fn serve_connection(stream: TcpStream, context: Context, bounds: Bounds, mut stopped: watch::Receiver<bool>) {
-    let service = service_fn(|request| {
-        let answer = answer(&context, &request);
-        async move { Ok::<_, Infallible>(answer) }
-    });
+/// `port`: our own, at which the replicas of this proxy can be asked as well.
+async fn serve_connection(
+    stream: TcpStream,
+    context: Context,
+    port: u16,
+    bounds: Bounds,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let context = &context;
+    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(context, port, &request).await) });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head)
@@ -208,23 +218,26 @@ async fn serve_connection(stream: TcpStream, context: Context, bounds: Bounds, m
 type Answer = Response<Full<Bytes>>;
 
 /// Every path with what it shows.
-const ENDPOINTS: [(&str, &str); 8] = [
+const ENDPOINTS: [(&str, &str); 9] = [
     ("/metrics", "Prometheus metrics"),
     ("/healthz", "200 while the process answers"),
     ("/livez", "the same"),
     ("/readyz", "200 while traffic is welcome, else 503; ?verbose lists the conditions"),
     ("/ready", "the same"),
     ("/config", "what is live, as JSON: by port, weights asked, shares really sent, endpoints, routes"),
+    ("/verify", "200 when what is asked for is so, here or (all=true) at every ready replica, else 503; for example"),
     ("/explain", "which version a request would get, and why, as JSON or as text/plain; for example"),
     ("/", "this list"),
 ];
 
-fn answer<B: Body>(context: &Context, request: &Request<B>) -> Answer {
+async fn answer<B: Body>(context: &Context, port: u16, request: &Request<B>) -> Answer {
     let path = request.uri().path();
     let answer = if !ENDPOINTS.iter().any(|(known, _)| *known == path) {
         nothing_there(path)
     } else if request.method() != Method::GET && request.method() != Method::HEAD {
         only_shows(request.method())
+    } else if path == "/verify" {
+        verify(context, port, request.uri().query().unwrap_or_default()).await
     } else {
         show(context, request)
     };
@@ -266,9 +279,12 @@ fn index() -> String {
     let mut lines = format!("splitway {} admin\n\n", env!("CARGO_PKG_VERSION"));
     for (path, shows) in ENDPOINTS {
         lines.push_str(&format!("{path:<10} {shows}\n"));
-        if path == "/explain" {
-            lines.push_str(&format!("{:<10} {}\n", "", explain::EXAMPLE));
-        }
+        let example = match path {
+            "/explain" => explain::EXAMPLE,
+            "/verify" => verify::EXAMPLE,
+            _ => continue,
+        };
+        lines.push_str(&format!("{:<10} {example}\n", ""));
     }
     lines
 }
@@ -353,6 +369,24 @@ fn explain(context: &Context, query: &str, wants_text: bool) -> Answer {
             "wait until /readyz answers 200, or see /config for what was refused".to_owned(),
         ),
     }
+}
+
+async fn verify(context: &Context, port: u16, query: &str) -> Answer {
+    let asked = verify::from_query(query).and_then(|asked| asked.at(context.metrics.ports()));
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", verify::EXAMPLE)),
+    };
+    let mut report = verify::look(context, &asked);
+    if asked.all {
+        let following = context.following.as_ref().map(|following| following.borrow().clone());
+        report = peers::ask_all(following.as_ref(), port, &asked, report).await;
+    }
+    if !report.verified {
+        // An analysis keeps the status only, so the reason is kept here.
+        tracing::info!(query, "not verified: {}", report.why.join("; "));
+    }
+    json(if report.verified { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
 }
 
 /// The number of the port that is asked about. Not to say which one is to mean the one without a name, or the only one.
@@ -545,6 +579,8 @@ mod tests {
     fn every_endpoint_answers_with_the_safe_headers() {
         let served = Served::ready();
         for (path, _) in ENDPOINTS {
+            // The one path that is nothing without a question.
+            let path = if path == "/verify" { "/verify?weight=5.5" } else { path };
             let reply = served.get(path);
             assert_eq!(reply.status, 200, "{path}");
             assert_eq!(reply.header("cache-control"), "no-store", "{path}");
@@ -583,6 +619,48 @@ mod tests {
             assert_eq!(answer["error"], format!("there is no {path} here"));
             assert_eq!(answer["remedy"], remedy);
             assert_eq!(answer["endpoints"].as_array().map(Vec::len), Some(ENDPOINTS.len()));
+        }
+    }
+
+    #[test]
+    fn verify_answers_200_503_or_400_and_says_why() {
+        let mut served = Served::start(BOUNDS);
+        let ask = |served: &Served, query: &str| {
+            let path = format!("/verify?{query}");
+            (served.get(&path).status, served.get_json(&path))
+        };
+        let (status, answer) = ask(&served, "weight=0");
+        assert_eq!((status, &answer["verified"]), (503, &json!(false)));
+        assert_eq!(answer["why"][0], "no snapshot is live yet: /readyz says why");
+        made_up::publish(&mut served.publisher, &[("stable", Role::Stable, 189), ("canary", Role::Canary, 11)]);
+        for (query, expected) in [
+            ("weight=5.5", 200),
+            ("weight=55/1000&version=canary", 200),
+            ("weight=94.5&version=stable", 200),
+            ("weight=5.4", 503),
+            ("weight=5.5&version=stable", 503),
+            ("weight=5.5&generation=9", 503),
+            ("weight=5.5&port=http", 400),
+            ("drained=canary", 200),
+            ("drained=canray", 503),
+            ("drained=", 400),
+            ("", 400),
+        ] {
+            let (status, answer) = ask(&served, query);
+            assert_eq!(status, expected, "{query}: {answer}");
+            match status {
+                400 => assert!(answer["error"].is_string() && answer["remedy"].is_string(), "{query}: {answer}"),
+                _ => {
+                    assert_eq!(answer["verified"], status == 200, "{query}");
+                    assert_eq!(answer["why"].as_array().map(Vec::is_empty), Some(status == 200), "{query}: {answer}");
+                }
+            }
+        }
+        // Nobody else is known here.
+        for query in ["weight=5.5&all=true", "drained=canary&all=true"] {
+            let (status, answer) = ask(&served, query);
+            assert_eq!(status, 503, "{query}");
+            assert!(answer["why"][0].as_str().is_some_and(|why| why.contains("--service")), "{answer}");
         }
     }
 
@@ -676,6 +754,7 @@ mod tests {
             served.get_json("/config"),
             json!({
                 "generation": 0, "state": "starting", "applied_at": null, "origin": null, "notes": [], "ports": [],
+                "rollout": null,
                 "refused": { "at": "1970-01-01T00:01:00Z", "origin": "splitway.yaml", "message": "line 3: no" },
             })
         );
@@ -719,6 +798,7 @@ mod tests {
         routing.policy.limits.body_bytes = Some(10 << 20);
         made_up::publish_routing(&mut served.publisher, routing);
         served.status.send_replace(Status {
+            rollout_generation: None,
             generation: Generation(1),
             origin: "splitway.yaml".into(),
             applied_at: Some(SystemTime::UNIX_EPOCH),

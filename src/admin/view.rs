@@ -26,6 +26,7 @@ pub struct Picture {
     /// The last change that was refused, until a good one comes.
     pub refused: Option<Refused>,
     /// Only where a Rollout is followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
     /// What is live at each port of the application; nothing before the first snapshot.
     pub ports: Vec<Port>,

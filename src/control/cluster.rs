@@ -130,7 +130,9 @@ pub async fn follow(
             if let Some(routings) = planned.routings {
                 let plain = Observed::plain(routings, &format!("rollout {rollout}"));
                 let refusal_stands = now.overlay.refusal_stands;
-                let observed = Observed { turn: cluster.turn, since: now.since, refusal_stands, ..plain };
+                let rollout_generation = cluster.rollout.as_ref().and_then(|rollout| rollout.metadata.generation);
+                let observed =
+                    Observed { turn: cluster.turn, since: now.since, refusal_stands, rollout_generation, ..plain };
                 if last.as_ref().is_none_or(|last| is_new(last, &observed)) {
                     last = Some(observed.clone());
                     if observations.send(Ok(observed)).await.is_err() {
@@ -158,9 +160,12 @@ pub async fn follow(
     }
 }
 
-/// Whether there is something to compile, or a refusal to take back.
+/// Whether there is something to compile, a refusal to take back, or a newer Rollout that asks for the same.
 fn is_new(last: &Observed, next: &Observed) -> bool {
-    last.routings != next.routings || last.turn != next.turn || last.refusal_stands && !next.refusal_stands
+    last.routings != next.routings
+        || last.turn != next.turn
+        || last.refusal_stands && !next.refusal_stands
+        || last.rollout_generation != next.rollout_generation
 }
 
 /// What does not wait for a plan: who is heard, and whom we share the work with.

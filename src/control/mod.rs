@@ -33,12 +33,22 @@ pub struct Observed {
     pub turn: Option<Turn>,
     /// When the news behind it came in, if the source measures that.
     pub since: Option<Instant>,
+    /// The `metadata.generation` of the Rollout that it was planned for.
+    pub rollout_generation: Option<i64>,
 }
 
 impl Observed {
     /// What nothing need be said about.
     pub fn plain(routings: Vec<Routing>, origin: &str) -> Self {
-        Self { routings, origin: origin.to_owned(), notes: Vec::new(), refusal_stands: false, turn: None, since: None }
+        Self {
+            routings,
+            origin: origin.to_owned(),
+            notes: Vec::new(),
+            refusal_stands: false,
+            turn: None,
+            since: None,
+            rollout_generation: None,
+        }
     }
 }
 
@@ -63,6 +73,8 @@ pub fn channel() -> (Sender, Receiver) {
 pub struct Status {
     /// The number of the live snapshot; 0 before the first.
     pub generation: Generation,
+    /// The `metadata.generation` of the Rollout that the live snapshot was planned for, if one is followed.
+    pub rollout_generation: Option<i64>,
     pub origin: String,
     /// When the live snapshot was published.
     pub applied_at: Option<SystemTime>,
@@ -86,18 +98,18 @@ pub async fn run(
         metrics.ports().iter().map(|port| (port.clone(), identity.at(port))).collect();
     while let Some(observation) = observations.recv().await {
         let outcome = observation.and_then(|observed| {
-            let Observed { routings, origin, notes, refusal_stands, turn, since } = observed;
+            let Observed { routings, origin, notes, refusal_stands, turn, since, rollout_generation } = observed;
             if let Some(turn) = turn {
                 ports.iter_mut().for_each(|(_, identity)| identity.turn = turn);
             }
             match compile(routings, &ports, &publisher) {
-                Ok(snapshots) => Ok((snapshots, origin, notes, refusal_stands, since)),
+                Ok(snapshots) => Ok((snapshots, origin, notes, refusal_stands, since, rollout_generation)),
                 Err(message) => Err(Rejected { origin, message }),
             }
         });
         let now = SystemTime::now();
         match outcome {
-            Ok((snapshots, origin, notes, refusal_stands, since)) => {
+            Ok((snapshots, origin, notes, refusal_stands, since, rollout_generation)) => {
                 let split = splits(&snapshots, &ports);
                 publisher.publish(snapshots);
                 let generation = publisher.generation();
@@ -111,7 +123,7 @@ pub async fn run(
                 }
                 status.send_modify(|status| {
                     let refused = status.refused.take().filter(|_| refusal_stands);
-                    *status = Status { generation, origin, applied_at: Some(now), notes, refused };
+                    *status = Status { generation, rollout_generation, origin, applied_at: Some(now), notes, refused };
                 });
             }
             Err(rejected) => {

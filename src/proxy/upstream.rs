@@ -389,8 +389,16 @@ impl Exchange {
                     idle.push(Idle { wire: self.wire, since: now });
                 }
             }
-            // A task whose handle is gone goes on.
-            Engine::Apart(_) => self.wire.engine = Engine::Ended,
+            // The body's task goes on by itself, and the request is in flight until then.
+            Engine::Apart(_) => {
+                if let Engine::Apart(body) = std::mem::replace(&mut self.wire.engine, Engine::Ended) {
+                    let flight = self.flight;
+                    tokio::task::spawn_local(async move {
+                        let _ = body.await;
+                        drop(flight);
+                    });
+                }
+            }
             Engine::Ended => {}
         }
     }

@@ -169,6 +169,8 @@ struct Phase {
     last: usize,
     last_version: VersionHash,
     total: u32,
+    /// The number at which these weights came into force: an earlier one than `begin` if only other things have changed.
+    since: u64,
     /// Every version of this phase, also those with weight 0.
     backends: Box<[(VersionHash, usize)]>,
     accounts: Vec<Account>,
@@ -196,6 +198,9 @@ struct Account {
     /// Its weight in this split.
     weight: u32,
     asked: Asked,
+    given: u64,
+    /// `asked` and `given` as of the moment in which the weights of this split came into force.
+    before: (Asked, u64),
     /// The state of its choice; `None` if it has had none, or if the choice has swapped sides since.
     carry: Option<Carry>,
     /// The other side of that choice, if that was a single version.
@@ -264,6 +269,21 @@ pub struct Tally {
     /// How many requests every version ever named should have received by then: the sum of its share at the time of
     /// each request.
     pub asked: Vec<(VersionHash, f64)>,
+    /// The number at which the present weights came into force.
+    pub since: u64,
+    /// What has happened since then, for the versions of `asked` in their order.
+    pub window: Vec<Window>,
+}
+
+/// A version's account since the present weights came into force. With `m` versions that have a weight, what was given is
+/// less than `2 * (m - 1)` requests away from what was asked for: at both ends a choice is within one of its share, and
+/// what reaches it as well.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window {
+    /// Requests that it was given before.
+    pub given_before: u64,
+    /// Requests that an ideal split would have given to it since.
+    pub asked: f64,
 }
 
 impl Split {
@@ -312,10 +332,16 @@ impl Split {
     pub fn tally(&self) -> Tally {
         let phase = Phase::newest(&self.0);
         let requests = phase.counter.read() & NUMBERS;
-        let asked = |account: &Account| account.asked_after(requests - phase.begin, phase.total).value();
+        let asked = |account: &Account| account.asked_after(requests - phase.begin, phase.total);
+        let window = |account: &Account| {
+            let (asked_before, given_before) = account.before;
+            Window { given_before, asked: asked(account).since(asked_before).value() }
+        };
         Tally {
             requests,
-            asked: phase.accounts.iter().map(|account| (account.version.clone(), asked(account))).collect(),
+            asked: phase.accounts.iter().map(|account| (account.version.clone(), asked(account).value())).collect(),
+            since: phase.since,
+            window: phase.accounts.iter().map(window).collect(),
         }
     }
 }
@@ -334,6 +360,11 @@ impl Phase {
         let mut accounts = previous.map_or_else(Vec::new, |previous| previous.settled(begin, &indices));
         for (version, _, weight) in shares {
             account(&mut accounts, version).weight = *weight;
+        }
+        let same = |previous: &&Phase| accounts.iter().all(|now| previous.weight(&now.version) == now.weight);
+        let since = previous.filter(same).map(|previous| previous.since);
+        if since.is_none() {
+            accounts.iter_mut().for_each(|account| account.before = (account.asked, account.given));
         }
 
         let chain: Vec<_> = shares.iter().filter(|(_, _, weight)| *weight > 0).collect();
@@ -395,6 +426,7 @@ impl Phase {
             last: *last,
             last_version: last_version.clone(),
             total,
+            since: since.unwrap_or(begin),
             backends: shares.iter().map(|(version, backend, _)| (version.clone(), *backend)).collect(),
             accounts,
             seed,
@@ -470,13 +502,22 @@ impl Phase {
             account.asked = account.asked_after(number - self.begin, self.total);
             account.weight = 0;
         }
+        let mut rest = number - self.begin;
         for (i, choice) in self.choices.iter().enumerate() {
             let carry = choice.line.carry(indices[i]);
             let account = account(&mut accounts, &choice.version);
+            let given = choice.taken_before(indices[i]) - choice.taken;
+            account.given += given;
+            rest -= given;
             account.carry = Some(if choice.negated { carry.flipped() } else { carry });
             account.against = (i + 1 == self.choices.len()).then(|| self.last_version.clone());
         }
+        account(&mut accounts, &self.last_version).given += rest;
         accounts
+    }
+
+    fn weight(&self, version: &VersionHash) -> u32 {
+        self.accounts.iter().find(|account| account.version == *version).map_or(0, |account| account.weight)
     }
 
     /// The choice of this split whose schedule gives `version` that weight, and whether it is to be negated: the
@@ -532,6 +573,11 @@ impl Account {
 }
 
 impl Asked {
+    fn since(self, before: Self) -> Self {
+        let (part, under) = self.part.overflowing_sub(before.part);
+        Self { whole: self.whole - before.whole - u64::from(under), part }
+    }
+
     fn value(self) -> f64 {
         self.whole as f64 + self.part as f64 / 2f64.powi(64)
     }
@@ -544,6 +590,8 @@ fn account<'a>(accounts: &'a mut Vec<Account>, version: &VersionHash) -> &'a mut
             version: version.clone(),
             weight: 0,
             asked: Asked::default(),
+            given: 0,
+            before: Default::default(),
             carry: None,
             against: None,
             schedules: 0,

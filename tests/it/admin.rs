@@ -112,7 +112,7 @@ async fn the_admin_listener_only_shows() {
     let stable = App::start("stable").await;
     let proxy = Proxy::start(routing(&[("stable", Role::Stable, 1, &[stable.address])])).await;
     let mut client = Client::connect(proxy.admin).await;
-    for path in ["/metrics", "/healthz", "/readyz", "/config", "/explain", "/"] {
+    for path in ["/metrics", "/healthz", "/readyz", "/config", "/explain", "/verify?weight=0", "/"] {
         assert_eq!(client.get(path).await.status, 200, "{path}");
         assert_eq!(client.send(http::Request::post(path)).await.status, 405, "{path}");
     }

@@ -333,6 +333,31 @@ fn proxies_that_take_turns_are_exact_together() {
 }
 
 #[test]
+fn two_or_three_proxies_in_turns_are_within_two_requests_together_through_changes() {
+    let mut dice = Dice(8);
+    for (replicas, walk) in [2u32, 3].into_iter().flat_map(|replicas| {
+        [[1u32, 1, 1], [5, 20, 50], [33, 33, 33], [45, 45, 45], [1, 33, 45]].map(|walk| (replicas, walk))
+    }) {
+        let mut largest = 0.0f64;
+        for _ in 0..500 {
+            let seed = dice.seed();
+            let (mut proxies, mut error): (Vec<Split>, f64) = (Vec::new(), 0.0);
+            for weight in walk {
+                let shares = shares(&[(1, weight), (0, 100 - weight)]);
+                let next =
+                    |index| Split::new(&shares, seed, Turn::new(index, replicas).unwrap(), proxies.get(index as usize));
+                proxies = (0..replicas).map(next).collect();
+                for n in 0..300usize {
+                    error += proxies[n % proxies.len()].pick() as f64 - f64::from(weight) / 100.0;
+                    largest = largest.max(error.abs());
+                }
+            }
+        }
+        assert!(largest < 2.0, "{replicas} proxies along {walk:?} %: {largest}");
+    }
+}
+
+#[test]
 fn a_turn_does_not_change_the_promises_of_one_proxy() {
     let mut dice = Dice(9);
     for (weight, total) in [(1, 100), (45, 100), (2, 5), (3, 7)] {
@@ -605,6 +630,48 @@ fn the_tally_of_two_versions_is_within_one_request_of_what_was_given() {
                     assert!((given - asked).abs() < 1.0, "key {key}, step {step}: {version} {given}, asked {asked}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn the_window_begins_with_the_weights_and_is_exact_whatever_came_before() {
+    for trial in 0..500 {
+        let mut dice = Dice(trial);
+        let seed = dice.seed();
+        let (mut given, mut before, mut since, mut requests) = ([0u64; 4], [0u64; 4], 0, 0);
+        let mut weights: Vec<(usize, u32)> = Vec::new();
+        let mut current: Option<Split> = None;
+        for _ in 0..10 {
+            // Now and then something else changes, and the weights go on.
+            if weights.is_empty() || dice.below(3) > 0 {
+                let next: Vec<_> = (1..4).chain([0]).map(|version| (version, dice.below(4) * dice.below(50))).collect();
+                if next.iter().all(|(_, weight)| *weight == 0) {
+                    continue;
+                }
+                if next != weights {
+                    (weights, before, since) = (next, given, requests);
+                }
+            }
+            let next = split(&weights, seed, current.as_ref());
+            for _ in 0..dice.below(200) {
+                given[next.pick()] += 1;
+                requests += 1;
+                let tally = next.tally();
+                assert_eq!((tally.requests, tally.since), (requests, since), "trial {trial}");
+                let named = weights.iter().filter(|(_, weight)| *weight > 0).count();
+                let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
+                for ((version, _), window) in tally.asked.iter().zip(&tally.window) {
+                    let (i, weight) =
+                        *weights.iter().find(|(i, _)| *version == VersionHash::new(&format!("v{i}"))).expect("named");
+                    assert_eq!(window.given_before, before[i], "trial {trial}");
+                    let asked = (requests - since) as f64 * f64::from(weight) / f64::from(total);
+                    assert!((window.asked - asked).abs() < 1e-6, "trial {trial}: {window:?}, {asked}");
+                    let error = (given[i] - before[i]) as f64 - window.asked;
+                    assert!(error.abs() < (2 * (named - 1)) as f64 + 1e-6, "trial {trial}: {error}");
+                }
+            }
+            current = Some(next);
         }
     }
 }

@@ -1,0 +1,141 @@
+//! The same question to every ready replica of this proxy: the addresses of its own Service, each at our own admin port.
+//! Bounded in number, time and bytes, and a replica never passes the question on.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use super::ask;
+use super::verify::{Asked, Question, Report};
+use crate::control::cluster::Following;
+
+/// Replicas that are asked at once; with more nothing is verified.
+const MAX_PEERS: usize = 64;
+/// For one replica's whole answer. One that takes longer is not verified.
+const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_ANSWER_BYTES: usize = 256 * 1024;
+
+/// What one replica has said.
+#[derive(Clone, Debug, Serialize)]
+pub struct Replica {
+    /// `IP:PORT` of its admin listener; `null` for this one if the Service does not list it.
+    pub address: Option<SocketAddr>,
+    /// This one, which was not asked over the network.
+    pub own: bool,
+    #[serde(flatten)]
+    pub said: Said,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Said {
+    pub verified: bool,
+    pub why: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open: Option<i64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<serde_json::Value>,
+}
+
+impl Said {
+    fn nothing(why: String) -> Self {
+        Self { why: vec![why], ..Self::default() }
+    }
+
+    /// A replica that never served the version has nothing open on it.
+    fn is_empty_of(&self) -> bool {
+        self.verified || self.known == Some(false) && self.open == Some(0)
+    }
+}
+
+impl From<&Report> for Said {
+    fn from(report: &Report) -> Self {
+        Self {
+            verified: report.verified,
+            why: report.why.clone(),
+            generation: Some(report.generation),
+            known: report.known,
+            open: report.open,
+            ports: Vec::new(),
+        }
+    }
+}
+
+/// `own`: what this replica says. `port`: that of its admin listener.
+pub async fn ask_all(following: Option<&Following>, port: u16, asked: &Asked, own: Report) -> Report {
+    let peers = following.map_or(&[][..], |following| &following.peers);
+    if let Some(why) = cannot_ask(peers) {
+        return Report { verified: false, why: vec![why], ..own };
+    }
+    let own_address = following.and_then(|following| Some(peers[following.turn?.index() as usize]));
+    let target = asked.to_target();
+    let mut asking = JoinSet::new();
+    for peer in peers.iter().filter(|peer| Some(**peer) != own_address) {
+        let (address, target) = (SocketAddr::new(*peer, port), target.clone());
+        asking.spawn(
+            async move { Replica { address: Some(address), own: false, said: ask_one(address, &target).await } },
+        );
+    }
+    let address = own_address.map(|address| SocketAddr::new(address, port));
+    let mut replicas = vec![Replica { address, own: true, said: Said::from(&own) }];
+    replicas.extend(asking.join_all().await);
+    replicas.sort_by_key(|replica| replica.address);
+    let why = disagreements(&replicas, &asked.question);
+    Report { verified: why.is_empty(), why, replicas, ..own }
+}
+
+fn cannot_ask(peers: &[IpAddr]) -> Option<String> {
+    match peers.len() {
+        0 => Some(
+            "no ready replica of this proxy is known, so all=true cannot be answered: start it with --service NAME (its own \
+             Service) and the variable POD_IP, and see /config, field rollout.notes, for what is missing"
+                .to_owned(),
+        ),
+        n if n > MAX_PEERS => Some(format!("{n} replicas are ready, and at most {MAX_PEERS} can be asked at once")),
+        _ => None,
+    }
+}
+
+async fn ask_one(address: SocketAddr, target: &str) -> Said {
+    let exchange = ask::exchange(address, target, "application/json", MAX_ANSWER_BYTES);
+    match tokio::time::timeout(PATIENCE, exchange).await {
+        Err(_) => Said::nothing(format!("no answer within {PATIENCE:?}")),
+        Ok(Err(error)) => {
+            Said::nothing(format!("cannot be asked: {error}; its admin listener must be on the pod's address"))
+        }
+        Ok(Ok((status, text))) => match serde_json::from_str::<Said>(&text) {
+            // Both have to agree: something else may have answered there.
+            Ok(said) if said.verified == (status == http::StatusCode::OK) => said,
+            _ => Said::nothing(format!("answers {status} with something that is no answer to /verify")),
+        },
+    }
+}
+
+/// Why not all of them are verified; nothing if they are.
+fn disagreements(replicas: &[Replica], question: &Question) -> Vec<String> {
+    let fine = |said: &Said| match question {
+        Question::Weight { .. } => said.verified,
+        Question::Drained(_) => said.is_empty_of(),
+    };
+    let mut why = Vec::new();
+    for replica in replicas.iter().filter(|replica| !fine(&replica.said)) {
+        let who = match replica.address {
+            Some(address) => format!("replica {address}"),
+            None => "this replica".to_owned(),
+        };
+        let reasons = if replica.said.why.is_empty() { "not verified".to_owned() } else { replica.said.why.join("; ") };
+        why.push(format!("{who}: {reasons}"));
+    }
+    if let Question::Drained(version) = question
+        && why.is_empty()
+        && !replicas.iter().any(|replica| replica.said.verified)
+    {
+        why.push(format!("no replica has ever served version {version}: is it spelt right?"));
+    }
+    why
+}
