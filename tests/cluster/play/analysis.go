@@ -53,8 +53,8 @@ func verdicts(s *stage) error {
 		{"canary-against-stable", "against-good", "Running", []string{"canary=good", "stable=other", "at-most=1"}},
 		{"canary-against-stable", "against-bad", "Failed", []string{"canary=bad", "stable=other"}},
 		{"canary-against-stable", "against-nothing", "Inconclusive", []string{"canary=nothing", "stable=other"}},
-		{"verify", "verify-yes", "Successful", []string{"weight=25"}},
-		{"verify", "verify-no", "Error", []string{"weight=50"}},
+		{"verify", "verify-yes", "Successful", []string{"weight=25", "hash=new"}},
+		{"verify", "verify-no", "Error", []string{"weight=50", "hash=new"}},
 		{"drained", "drained-yes", "Successful", []string{"hash=idle"}},
 		// It never is, and the rollout goes on all the same.
 		{"drained", "drained-no", "Successful", []string{"hash=busy"}},
@@ -136,11 +136,11 @@ func (a *double) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("content-type", "application/json")
 		fmt.Fprintf(w, `{"status": "success", "data": {"resultType": "vector", "result": [%s]}}`, vector)
 	case "/verify":
-		if q := r.URL.Query(); q.Get("all") == "true" && (q.Get("weight") == "25" || q.Get("drained") == "idle") {
-			fmt.Fprint(w, `{"ok": true}`)
+		if q := r.URL.Query(); q.Get("all") == "true" && (q.Get("weight") == "25" && q.Get("version") == "new" || q.Get("drained") == "idle") {
+			fmt.Fprint(w, `{"verified": true}`)
 			return
 		}
-		http.Error(w, `{"ok": false}`, http.StatusServiceUnavailable)
+		http.Error(w, `{"verified": false}`, http.StatusServiceUnavailable)
 	default:
 		http.NotFound(w, r)
 	}

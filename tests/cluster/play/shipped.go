@@ -97,9 +97,11 @@ func gatedSteps(s *stage) error {
 			if err != nil {
 				return err
 			}
-			err = patched(folder, fmt.Sprintf(`  - target: { kind: AnalysisTemplate, name: splitway-(verify|drained) }
-    patch: '[{"op": "replace", "path": "/spec/args/1/value", "value": "http://%s:9090"}]'
-`, ip))
+			err = patched(folder, fmt.Sprintf(`  - target: { kind: AnalysisTemplate, name: splitway-verify }
+    patch: '[{"op": "test", "path": "/spec/args/3/name", "value": "splitway"}, {"op": "replace", "path": "/spec/args/3/value", "value": %q}]'
+  - target: { kind: AnalysisTemplate, name: splitway-drained }
+    patch: '[{"op": "test", "path": "/spec/args/1/name", "value": "splitway"}, {"op": "replace", "path": "/spec/args/1/value", "value": %q}]'
+`, "http://"+ip+":9090", "http://"+ip+":9090"))
 			if err != nil {
 				return err
 			}
