@@ -64,6 +64,8 @@ pub enum Command {
     Explain(Explain),
     /// Tell what is wrong with a Rollout, and what its steps can prove
     Lint(Lint),
+    /// Find out why a Rollout cannot be followed, or is not
+    Check(Check),
     /// Serve a tiny version of an application, to try things with
     App(App),
     /// Print the JSON Schema of the file, for editors
@@ -313,6 +315,36 @@ pub struct Explain {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+#[command(
+    before_help = "Examples:\n  splitway check --rollout services/shop\n  splitway check --rollout services/shop --admin 127.0.0.1:9090\n  kubectl exec deploy/splitway -- splitway check -r services/shop --admin :9090",
+    after_help = "Exit code 1 if something failed. Nothing is ever written.\nNext: docs/check.md has a section for every line",
+    help_template = TERSE
+)]
+pub struct Check {
+    /// The Argo Rollout, as in services/shop
+    #[arg(short, long, env = "SPLITWAY_ROLLOUT", hide_env = true, value_name = "NS/NAME")]
+    pub rollout: String,
+    /// Which API server [default: the pod's or yours]
+    #[arg(long, env = "SPLITWAY_KUBECONFIG", hide_env = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Which context of the kubeconfig
+    #[arg(long, env = "SPLITWAY_CONTEXT", hide_env = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The Rollout's, if --rollout does not say it
+    #[arg(short, long, env = "SPLITWAY_NAMESPACE", hide_env = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// The application's; may be repeated [default: the stable Service's]
+    #[arg(long = "port", value_name = "PORT")]
+    pub ports: Vec<String>,
+    /// Ask a proxy that runs, too, through its admin listener
+    #[arg(long, value_parser = loopback, value_name = "ADDRESS")]
+    pub admin: Option<SocketAddr>,
+    /// For people or for programs
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
 }
 
 impl From<Settings> for splitway::config::Flags {

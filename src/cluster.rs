@@ -1,10 +1,12 @@
-//! From the flags of `run --rollout` to a Rollout that is followed.
+//! From the flags of `run --rollout` to a Rollout that is followed, and from those of `check` to one that is looked at.
 
 use std::env;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use splitway::check;
 use splitway::config::RolloutName;
 use splitway::control::Sender;
 use splitway::control::cluster::{self, Following, FollowingView, Overlay, Seen};
@@ -32,23 +34,9 @@ impl fmt::Display for Rollout {
 impl Rollout {
     /// Reads the settings for the API server. The error is a whole explanation.
     pub async fn reach(name: &RolloutName, ports: &[PortName], flags: cli::Cluster) -> Result<Self, String> {
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let access = Access {
-            kubeconfig: flags.kubeconfig.filter(|path| !path.as_os_str().is_empty()),
-            context: given(flags.context),
-        };
+        let access = access(flags.kubeconfig, flags.context);
         let (client, default_namespace) = access.client().await?;
-        let flag = given(flags.namespace);
-        let namespace = match (&name.namespace, &flag) {
-            (Some(named), Some(flag)) if named != flag => {
-                return Err(format!(
-                    "--rollout {name} is in namespace {named}, and --namespace says {flag}: leave out one"
-                ));
-            }
-            (Some(named), _) => named.clone(),
-            (None, Some(flag)) => flag.clone(),
-            (None, None) => default_namespace.clone(),
-        };
+        let namespace = namespace(name, given(flags.namespace), &default_namespace)?;
         let default: PortRef = given(flags.port).unwrap_or_default().parse().unwrap_or_default();
         let port = |port: &PortName| match port.is_unnamed() {
             true => default.clone(),
@@ -91,6 +79,43 @@ impl Rollout {
         }
         tokio::spawn(kube::follow(self.client, self.settings, overlay, seen, metrics.clone()));
         tokio::spawn(cluster::follow(name, picture, observations, self.following, metrics));
+    }
+}
+
+/// Everything that `check` needs. The error is a whole explanation.
+pub async fn look_at(name: &RolloutName, flags: cli::Check) -> Result<(kube::Client, check::Settings), String> {
+    let access = access(flags.kubeconfig, flags.context);
+    let (client, default_namespace) = access.client().await?;
+    let ports: Vec<PortRef> =
+        flags.ports.iter().filter(|port| !port.is_empty()).map(|port| port.parse().unwrap_or_default()).collect();
+    let settings = check::Settings {
+        namespace: namespace(name, given(flags.namespace), &default_namespace)?,
+        name: name.name.clone(),
+        ports: if ports.is_empty() { vec![PortRef::Default] } else { ports },
+        admin: flags.admin,
+        server: access.server().await?,
+    };
+    Ok((client, settings))
+}
+
+/// An empty flag or variable is as good as none.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+fn access(kubeconfig: Option<PathBuf>, context: Option<String>) -> Access {
+    Access { kubeconfig: kubeconfig.filter(|path| !path.as_os_str().is_empty()), context: given(context) }
+}
+
+/// The Rollout's: as it is named, else as a flag says, else the API server's settings.
+fn namespace(name: &RolloutName, flag: Option<String>, default: &str) -> Result<String, String> {
+    match (&name.namespace, flag) {
+        (Some(named), Some(flag)) if *named != flag => {
+            Err(format!("--rollout {name} is in namespace {named}, and --namespace says {flag}: leave out one"))
+        }
+        (Some(named), _) => Ok(named.clone()),
+        (None, Some(flag)) => Ok(flag),
+        (None, None) => Ok(default.to_owned()),
     }
 }
 

@@ -10,13 +10,14 @@
 //!
 //! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), and the stage of the drain. [`admin`]
 //! shows all of it and steers nothing. [`config`] turns what people write into settings; [`lint`] tells what would go wrong
-//! with a Rollout; [`demo`] uses the crate as a stranger would.
+//! with a Rollout, and [`check`] why one cannot be followed; [`demo`] uses the crate as a stranger would.
 //!
 //! This file is the only place that knows every room.
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod check;
 pub mod config;
 pub mod control;
 pub mod demo;

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Some(Command::Validate(validate)) => check(&validate.file),
         Some(Command::Explain(explain)) => explain_one(explain),
         Some(Command::Lint(lint)) => look_at(&lint),
+        Some(Command::Check(asked)) => look(asked),
         Some(Command::App(app)) => app_alone(app),
         Some(Command::Schema) => say(config::schema() + "\n").inspect(|_| {
             hint("Next: save it as splitway.json, and on top of splitway.yaml: # yaml-language-server: $schema=splitway.json");
@@ -424,6 +425,36 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
     say(format!("{}\n", explanation.trim_end())).inspect(|_| hint(&next))
 }
 
+fn look(asked: cli::Check) -> Result<ExitCode, Stop> {
+    let flags = Flags {
+        rollout: Some(asked.rollout.clone()),
+        // Nothing listens; without an address the settings would not be whole.
+        listen: vec!["127.0.0.1:0".to_owned()],
+        ..Flags::default()
+    };
+    let config =
+        config::from_flags(&flags).map_err(|problems| Stop::problems(problems, "Next: splitway check --help"))?;
+    let name = config.rollout().cloned().ok_or_else(|| Stop::Other("expected --rollout NS/NAME".to_owned()))?;
+    let output = asked.output;
+    let report = run_cold(async {
+        let (client, settings) = cluster::look_at(&name, asked).await?;
+        Ok(splitway::check::check(&client, &settings).await)
+    })?
+    .map_err(Stop::Other)?;
+    let said = match output {
+        cli::Output::Json => {
+            say(serde_json::to_string_pretty(&report).map_err(|error| Stop::Other(error.to_string()))? + "\n")
+        }
+        cli::Output::Text => say(report.text(io::stdout().is_terminal() && wants_colour())),
+    };
+    match said {
+        // What nobody reads is wrong all the same.
+        Ok(_) | Err(Stop::Unheard) => hint(&report.next()),
+        Err(stop) => return Err(stop),
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 fn complete(shell: Shell) -> Result<ExitCode, Stop> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "splitway", &mut script);
@@ -479,7 +510,11 @@ fn log(level: &str, format: LogFormat) {
     if json {
         subscriber.json().init();
     } else {
-        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        subscriber.with_ansi(colour).init();
+        subscriber.with_ansi(io::stderr().is_terminal() && wants_colour()).init();
     }
+}
+
+/// See no-color.org.
+fn wants_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

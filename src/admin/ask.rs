@@ -41,6 +41,7 @@ pub(super) async fn exchange(
     let request = Request::get(target)
         .header(header::HOST, admin.to_string())
         .header(header::ACCEPT, accept)
+        .header(header::USER_AGENT, concat!("splitway/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
     // Its end shows in the answer.

@@ -25,10 +25,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, USER_AGENT,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
@@ -293,6 +293,10 @@ fn metrics<B>(context: &Context, request: &Request<B>) -> Answer {
     let accept: Vec<&str> =
         request.headers().get_all(http::header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = Format::wanted(&accept.join(","));
+    if request.method() == Method::GET {
+        let scraper = request.headers().get(USER_AGENT).and_then(|name| name.to_str().ok()).unwrap_or_default();
+        context.metrics.scraped.by(scraper, SystemTime::now());
+    }
     let families = families::collect(&context.metrics, context.readiness.state() == State::Ready);
     let mut answer = text(StatusCode::OK, format.write(families));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));

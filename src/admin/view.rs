@@ -25,6 +25,9 @@ pub struct Picture {
     pub notes: Vec<String>,
     /// The last change that was refused, until a good one comes.
     pub refused: Option<Refused>,
+    /// When `/metrics` was last read by something other than a person's program, and what that calls itself.
+    pub last_scraped_at: Option<String>,
+    pub last_scraped_by: Option<String>,
     /// Only where a Rollout is followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
@@ -218,6 +221,7 @@ impl Picture {
         let totals = context.metrics.totals();
         let ports = context.metrics.ports().iter().zip(&snapshots).enumerate();
         let status = context.status.borrow().clone();
+        let (last_scraped_at, last_scraped_by) = context.metrics.scraped.last().unzip();
         Self {
             generation: snapshots.first().map_or(0, |snapshot| snapshot.generation().0),
             state: context.readiness.state().as_str(),
@@ -225,6 +229,8 @@ impl Picture {
             origin: Some(status.origin).filter(|origin| !origin.is_empty()),
             notes: status.notes,
             refused: status.refused.map(Refused::of),
+            last_scraped_at: last_scraped_at.map(time),
+            last_scraped_by,
             rollout: context.following.as_ref().map(|following| Rollout::of(&following.borrow())),
             ports: ports
                 .map(|(number, (name, snapshot))| {

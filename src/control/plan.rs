@@ -15,7 +15,7 @@
 //! re-points Services at other moments than it changes weights, and in `published-abort` it flips one of them 567 times
 //! in 12 s.
 
-mod notes;
+pub mod notes;
 mod pools;
 mod settle;
 #[cfg(test)]

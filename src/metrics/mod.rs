@@ -13,6 +13,7 @@
 //! * `cells`: the counters of one worker;
 //! * `totals`: their sums over all workers, as plain numbers;
 //! * `api`: what following a Rollout counts;
+//! * `scraped`: who read them last;
 //! * `account`: what the exact split was asked for and what it gave;
 //! * `families`: every metric by name, with its help, type, labels and where its numbers come from;
 //! * `text`: the two formats in which they are written.
@@ -21,12 +22,14 @@ mod account;
 mod api;
 pub mod cells;
 pub mod families;
+mod scraped;
 pub mod text;
 mod totals;
 
 pub use account::{Account, VersionAccount};
 pub use api::Api;
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
+pub use scraped::Scraped;
 pub use totals::{ProxyTotals, Totals, VersionTotals};
 
 use std::collections::BTreeMap;
@@ -48,6 +51,7 @@ pub struct Metrics {
     proxy: Vec<Arc<ProxyCells>>,
     pub reloads: Reloads,
     pub api: Api,
+    pub scraped: Scraped,
 }
 
 /// For each port, by number, and each version and role that was ever live there: the cells of every worker.
@@ -74,6 +78,7 @@ impl Metrics {
             proxy: (0..workers).map(|_| Arc::default()).collect(),
             reloads: Reloads::default(),
             api: Api::default(),
+            scraped: Scraped::default(),
         }
     }
 

@@ -6,6 +6,7 @@
 //! * `watched`: one list-then-watch that begins again after every failure;
 //! * `objects`: what is kept of each object;
 //! * `endpoints`: from pods, or from EndpointSlices where pods may not be read, to endpoints by pod-template hash;
+//! * `look`: one look at all of it, permission by permission, for `check`;
 //! * `saved`: the picture in a file, for a start while the API server is away.
 //!
 //! **Where endpoints come from.** Pods are asked first: they tell the hash, and readiness and termination a moment before
@@ -17,6 +18,7 @@
 
 mod client;
 mod endpoints;
+mod look;
 mod objects;
 mod picture;
 mod saved;
@@ -36,7 +38,8 @@ use crate::metrics::Metrics;
 
 pub use ::kube::Client;
 pub use client::{Access, Trouble, TroubleKind};
-pub use endpoints::PortRef;
+pub use endpoints::{PortNote, PortRef};
+pub use look::{AtPort, Found, Look, Pods, Tried};
 use picture::Picture;
 use saved::Store;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("route", &[]),
     ("text", &[]),
     ("metrics", &["route", "proxy::Failure"]),
@@ -14,6 +14,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("config", &["source", "route", "proxy", "text"]),
     ("lint", &["control", "route", "text"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),
+    ("check", &["source", "control", "route", "admin::ask"]),
     ("demo", &["control", "metrics", "route", "proxy", "bind", "Bound", "Running", "Settings"]),
 ];
 

@@ -8,7 +8,7 @@ use crate::process::{Folder, Process, Said, Serving, canary_is, run, said, split
 use crate::support::{App, Client};
 
 /// The commands below `splitway`.
-const COMMANDS: [&str; 8] = ["demo", "run", "validate", "explain", "lint", "app", "schema", "completions"];
+const COMMANDS: [&str; 9] = ["demo", "run", "validate", "explain", "lint", "check", "app", "schema", "completions"];
 
 const SIX_MISTAKES: &str = "tests/data/config/bad/six-mistakes.yaml";
 

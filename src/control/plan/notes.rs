@@ -17,24 +17,30 @@ pub fn about(observed: &ObservedCluster) -> Vec<String> {
     let Some(rollout) = &observed.rollout else {
         return vec!["the Rollout does not exist: all pods that are ready share the requests evenly".to_owned()];
     };
-    let mut notes = Vec::new();
-    if let Some(Hold::InvalidSpec(message)) = rollout.hold() {
-        notes.push(format!(
-            "the controller refuses the Rollout's spec, so the split stays as it was until the spec is mended: {message}"
-        ));
-    }
-    if rollout.mode() == Mode::Empty && rollout.dynamic_stable_scale() {
-        notes.push(
-            "dynamicStableScale without a traffic provider: stable pods are taken away before canary pods are there to \
-             replace them, so the split follows the pods that are ready; remove dynamicStableScale, or add a provider"
-                .to_owned(),
-        );
-    }
+    let mut notes = Vec::from_iter(invalid_spec(rollout));
+    notes.extend(dynamic_without_provider(rollout));
     notes.extend(pruned_providers(rollout));
     for service in observed.services.iter().flatten() {
         notes.extend(selects_nothing(rollout, &service.name, service.selector.as_ref()));
     }
     notes
+}
+
+pub fn invalid_spec(rollout: &Rollout) -> Option<String> {
+    match rollout.hold() {
+        Some(Hold::InvalidSpec(message)) => Some(format!(
+            "the controller refuses the Rollout's spec, so the split stays as it was until the spec is mended: {message}"
+        )),
+        Some(Hold::Behind) | None => None,
+    }
+}
+
+pub fn dynamic_without_provider(rollout: &Rollout) -> Option<String> {
+    (rollout.mode() == Mode::Empty && rollout.dynamic_stable_scale()).then(|| {
+        "dynamicStableScale without a traffic provider: stable pods are taken away before canary pods are there to \
+         replace them, so the split follows the pods that are ready; remove dynamicStableScale, or add a provider"
+            .to_owned()
+    })
 }
 
 pub fn waits(version: &VersionHash, newest: &Shares, kept: &Shares, at_most: Duration) -> String {
@@ -47,7 +53,7 @@ pub fn waits(version: &VersionHash, newest: &Shares, kept: &Shares, at_most: Dur
 
 /// The API server drops what it does not know: a misspelt provider leaves `trafficRouting: {}` without a word. What the
 /// user wrote is still in kubectl's annotation.
-fn pruned_providers(rollout: &Rollout) -> Option<String> {
+pub fn pruned_providers(rollout: &Rollout) -> Option<String> {
     #[derive(Deserialize)]
     struct Written {
         spec: Value,
@@ -69,7 +75,7 @@ fn pruned_providers(rollout: &Rollout) -> Option<String> {
 }
 
 /// A Service selects the Rollout's pods if every label it asks for, but the hash, is one of the pod template's.
-fn selects_nothing(rollout: &Rollout, name: &str, selector: Option<&BTreeMap<String, String>>) -> Option<String> {
+pub fn selects_nothing(rollout: &Rollout, name: &str, selector: Option<&BTreeMap<String, String>>) -> Option<String> {
     let Some(selector) = selector else {
         return Some(format!(
             "Service {name}, which the Rollout names, does not exist: create it, or correct the name"

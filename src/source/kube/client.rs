@@ -33,6 +33,11 @@ impl Access {
         Ok((client, namespace))
     }
 
+    /// Where the API server is, for people.
+    pub async fn server(&self) -> Result<String, String> {
+        self.config().await.map(|config| config.cluster_url.to_string())
+    }
+
     async fn config(&self) -> Result<kube::Config, String> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         if let Some(path) = &self.kubeconfig {

@@ -50,12 +50,34 @@ const UNVERSIONED: &str = "unversioned";
 
 pub type ByHash = BTreeMap<VersionHash, Vec<Endpoint>>;
 
+/// What an operator should know about a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortNote {
+    /// Some pods, or all of them, have no such port.
+    NotFound(String),
+    /// There are several, and one was taken.
+    Several(String),
+}
+
+impl PortNote {
+    pub fn text(self) -> String {
+        match self {
+            PortNote::NotFound(text) | PortNote::Several(text) => text,
+        }
+    }
+}
+
+/// The version that a pod is.
+pub fn version_of(pod: &PodSeen) -> VersionHash {
+    VersionHash::new(pod.hash.as_deref().unwrap_or(UNVERSIONED))
+}
+
 /// The endpoints of `port`, and what an operator should know about it.
 pub fn of_pods(
     pods: &BTreeMap<String, PodSeen>,
     port: &PortRef,
     service: Option<(&str, &ServiceSeen)>,
-) -> (ByHash, Option<String>) {
+) -> (ByHash, Option<PortNote>) {
     let declared = |named: &NamedPort| match port {
         PortRef::Default => false,
         PortRef::Name(name) => named.name.as_deref() == Some(name),
@@ -73,7 +95,7 @@ pub fn of_pods(
         (PortRef::Default, None) => match only_port(pods) {
             Some(number) => Target::Number(number),
             None if pods.is_empty() => return (ByHash::new(), None),
-            None => return (ByHash::new(), Some(not_found(port, pods, service))),
+            None => return (ByHash::new(), Some(PortNote::NotFound(not_found(port, pods, service)))),
         },
     };
     let mut endpoints = ByHash::new();
@@ -90,8 +112,7 @@ pub fn of_pods(
             without = true;
             continue;
         };
-        let version = VersionHash::new(pod.hash.as_deref().unwrap_or(UNVERSIONED));
-        endpoints.entry(version).or_default().push(Endpoint {
+        endpoints.entry(version_of(pod)).or_default().push(Endpoint {
             address: SocketAddr::new(address, number),
             ready: pod.ready && !pod.terminating,
             serving: pod.ready,
@@ -99,13 +120,13 @@ pub fn of_pods(
         });
     }
     let note = match (without, port, service) {
-        (true, ..) => Some(not_found(port, pods, service)),
+        (true, ..) => Some(PortNote::NotFound(not_found(port, pods, service))),
         (false, PortRef::Default, Some((name, service))) if service.ports.len() > 1 => {
             let chosen = service_port(service, port).map(show).unwrap_or_default();
-            Some(format!(
+            Some(PortNote::Several(format!(
                 "Service {name} has several ports ({}): {chosen} is taken; say --port NAME, or a port for each listener",
                 list(service.ports.iter().map(show))
-            ))
+            )))
         }
         _ => None,
     };
@@ -121,7 +142,7 @@ pub fn of_slices(
     services: &BTreeMap<String, ServiceSeen>,
     port: &PortRef,
     service: Option<(&str, &ServiceSeen)>,
-) -> (ByHash, Option<String>) {
+) -> (ByHash, Option<PortNote>) {
     let mut endpoints = ByHash::new();
     let mut without = None;
     for slice in slices.values() {
@@ -144,17 +165,17 @@ pub fn of_slices(
         }
     }
     let note = without.map(|slice| {
-        format!(
+        PortNote::NotFound(format!(
             "{port} is not found: the slices of Service {} have {}; say --port NAME, or a port for each listener",
             slice.service,
             list(slice.ports.iter().map(show_named))
-        )
+        ))
     });
     let several = match (port, service) {
-        (PortRef::Default, Some((name, service))) if service.ports.len() > 1 => Some(format!(
+        (PortRef::Default, Some((name, service))) if service.ports.len() > 1 => Some(PortNote::Several(format!(
             "Service {name} has several ports ({}); say --port NAME, or a port for each listener",
             list(service.ports.iter().map(show))
-        )),
+        ))),
         _ => None,
     };
     (endpoints, note.or(several))
@@ -310,7 +331,7 @@ mod tests {
         let (found, note) = of_pods(&pods, &PortRef::Name("grpc".to_owned()), Some(("shop-stable", &service)));
         assert!(found.is_empty());
         assert_eq!(
-            note.unwrap(),
+            note.unwrap().text(),
             "port grpc is not found: the pods declare http 5000, and Service shop-stable has 80, leading to 5000; say \
              --port NAME or NUMBER, or a port for each listener"
         );

@@ -20,7 +20,7 @@ use crate::route::picker::Turn;
 
 use super::Settings;
 use super::client::{Trouble, TroubleKind};
-use super::endpoints::{ByHash, PortRef, of_pods, of_slices};
+use super::endpoints::{ByHash, PortNote, PortRef, of_pods, of_slices};
 use super::objects::{PodSeen, ServiceSeen, SliceSeen};
 use super::watched::{self, Event, Watch};
 
@@ -276,7 +276,7 @@ impl Picture {
         }
         let names = self.parsed.as_ref().map(Rollout::services).unwrap_or_default();
         let stable = names.stable.and_then(|name| Some((name, services?.get(name)?)));
-        let endpoints = |port: &PortRef| -> Option<(ByHash, Option<String>)> {
+        let endpoints = |port: &PortRef| -> Option<(ByHash, Option<PortNote>)> {
             match (&self.pods.known, &self.slices.known) {
                 (Some(pods), _) if !self.pods.forbidden => Some(of_pods(pods, port, stable)),
                 (_, Some(slices)) => {
@@ -294,7 +294,7 @@ impl Picture {
         for port in &self.settings.ports {
             let (found, note) = endpoints(port)?;
             ports.push(found);
-            notes.extend(note);
+            notes.extend(note.map(PortNote::text));
         }
         let (turn, peers) = self.replicas();
         Some(Cluster {
@@ -359,7 +359,7 @@ fn as_sent(mut object: DynamicObject) -> Value {
 }
 
 /// By which labels the Rollout selects its pods. The status has it in full, also where the template is another object's.
-fn selector(rollout: &Rollout) -> Option<String> {
+pub(super) fn selector(rollout: &Rollout) -> Option<String> {
     if let Some(selector) = rollout.status.as_ref().and_then(|status| status.selector.clone())
         && !selector.is_empty()
     {
