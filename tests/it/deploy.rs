@@ -106,6 +106,20 @@ fn the_arguments_of_every_pod_are_known_to_the_program() {
     }
 }
 
+/// `helm test` is not rendered here; its arguments are those of its template.
+#[test]
+fn the_arguments_of_helm_test_are_known_to_the_program() {
+    let template = read("deploy/chart/templates/tests/check.yaml");
+    let argument = Regex::new(r"(?m)^ +- (check|--[a-z]+=.*)$").expect("an expression");
+    let value = Regex::new(r"\{\{[^}]*\}\}").expect("an expression");
+    let mut arguments: Vec<String> =
+        argument.captures_iter(&template).map(|found| value.replace_all(&found[1], "x").into_owned()).collect();
+    assert_eq!(arguments, ["check", "--rollout=x/x", "--port=x"]);
+    arguments.push("--help".into());
+    let said = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(said.code, 0, "{}", said.err);
+}
+
 #[test]
 fn the_chart_gives_the_arguments_that_the_base_gives() {
     let template = read("deploy/chart/templates/deployment.yaml");

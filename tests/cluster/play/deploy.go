@@ -382,7 +382,6 @@ var chartValues = []string{
 	"serviceMonitor.enabled=true,serviceMonitor.interval=1m,serviceMonitor.labels.release=prometheus",
 	"analysis.enabled=true,analysis.prometheus=https://metrics.example/prometheus",
 	"networkPolicy.adminFrom=null",
-	"test.image=registry.example/busybox:1",
 }
 
 // refusedPod shows that the namespace does enforce what the others have passed.
