@@ -160,7 +160,7 @@ func (s *stage) moveIn(page, story string) error {
 		func() error { return s.apply("restricted.yaml") },
 		func() error { return s.apply("one-service.yaml") },
 		func() error { return s.up("v1") },
-		func() error { return s.loadService("frontend-service") },
+		func() error { return s.loadService("frontend-service", rate/4) },
 		func() error {
 			s.count, s.latest = 2, version{name: "v2"}
 			return s.follow(page, story)
@@ -180,7 +180,7 @@ func (s *stage) moveIn(page, story string) error {
 		// Connections from before are at pods of v1 still, and end with them, as at every release before. So these clients
 		// leave, without having lost anything, and others come.
 		s.changeClients,
-		func() error { return s.sum(33, 100, 1200) },
+		func() error { return s.sum(33, 100, 2400) },
 	)
 }
 
@@ -189,11 +189,12 @@ func (s *stage) changeClients() error {
 	for _, l := range s.loads {
 		l.Stop()
 	}
-	if err := s.losses(); err != nil {
+	err := s.losses()
+	s.loads = nil
+	if err != nil {
 		return err
 	}
-	s.loads = nil
-	return s.loadService("frontend-service")
+	return s.loadService("frontend-service", rate/4)
 }
 
 // migrationIngress: the same with a Rollout that had ingress-nginx. Nobody serves Ingresses here: what is checked is that the

@@ -18,9 +18,6 @@ import (
 	"splitway.dev/cluster/load"
 )
 
-// Requests per second through the cluster address of a Service, which a double of kube-proxy copies to a proxy.
-const clusterRate = 1000
-
 // shipped: `kubectl apply -k` of the case, in a namespace that enforces the strictest standard; a whole rollout under load;
 // then nothing has drifted, and the proxies have only looked.
 func shipped(s *stage) error {
@@ -33,7 +30,7 @@ func shipped(s *stage) error {
 	return all(
 		func() error { return s.up("v1") },
 		func() error { return s.proxyPods(2) },
-		func() error { return s.loadService("frontend-service") },
+		func() error { return s.loadService("frontend-service", rate) },
 		s.rolloutThroughPods,
 		func() error { return s.undrifted("shipped", []string{"overlays/" + app}, nil) },
 		func() error { return s.onlyLookedAt("rollouts", "services", "endpointslices", "pods") },
@@ -73,7 +70,7 @@ func withoutPods(s *stage) error {
 			}
 			return nil
 		},
-		func() error { return s.loadService("frontend-service") },
+		func() error { return s.loadService("frontend-service", rate/2) },
 		s.rolloutThroughPods,
 		func() error {
 			return s.undrifted("without-pods", []string{"overlays/" + app}, []string{"components/without-pods"})
@@ -110,7 +107,7 @@ func gatedSteps(s *stage) error {
 		},
 		func() error { return s.up("v1") },
 		func() error { return s.proxyPods(2) },
-		func() error { return s.loadService("frontend-service") },
+		func() error { return s.loadService("frontend-service", rate/2) },
 		func() error { return s.release() },
 		func() error {
 			for i, weight := range []int{5, 10, 25, 50} {
@@ -220,7 +217,7 @@ func inertProvider(s *stage) error {
 		func() error { _, err := s.do("apply", "-k", s.deploy("overlays", "inert-provider")); return err },
 		func() error { return s.up("v1") },
 		func() error { return s.proxyPods(2) },
-		func() error { return s.loadService("frontend-service") },
+		func() error { return s.loadService("frontend-service", rate/2) },
 		func() error { return s.release() },
 		func() error { return at(1, 55) },
 		func() error { return s.promote() },
@@ -244,7 +241,7 @@ func replaced(s *stage) error {
 		func() error { _, err := s.do("apply", "-k", s.deploy("overlays", app)); return err },
 		func() error { return s.up("v1") },
 		func() error { return s.proxyPods(2) },
-		func() error { return s.loadService("frontend-service") },
+		func() error { return s.loadService("frontend-service", rate/2) },
 		func() error { return s.release() },
 		func() error { return s.paused33("the pause has begun") },
 		deployment("rollout", "restart"),
@@ -409,8 +406,9 @@ func (w *world) labelled(label, value string) ([]corev1.Pod, error) {
 	return pods, nil
 }
 
-// loadService begins a load like that of clients which know nothing but the Service.
-func (s *stage) loadService(name string) error {
+// loadService begins a load like that of clients which know nothing but the Service: through its cluster address, which a
+// double of kube-proxy copies to a proxy, byte by byte.
+func (s *stage) loadService(name string, rate int) error {
 	ip, err := s.kubectl("-n", namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
 	if err != nil {
 		return err
@@ -418,7 +416,7 @@ func (s *stage) loadService(name string) error {
 	if err := s.clusterAnswers(name, "hello from the "+s.stable.name+" version\n"); err != nil {
 		return err
 	}
-	s.loads = append(s.loads, load.Start(load.Settings{Target: ip + ":5000", Rate: clusterRate, Timeout: requestTimeout}))
+	s.loads = append(s.loads, load.Start(load.Settings{Target: ip + ":5000", Rate: rate, Timeout: requestTimeout}))
 	return s.more(200)
 }
 
