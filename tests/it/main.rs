@@ -9,6 +9,7 @@ mod chain;
 mod change;
 mod check;
 mod demo;
+mod deploy;
 mod drain;
 mod failure;
 mod follow;
