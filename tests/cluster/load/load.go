@@ -2,6 +2,7 @@
 // when it was sent and answered, by which version, or why it was lost.
 //
 // The load is an open loop: a request is sent when it is due, however long others take, on another connection if need be.
+// (When the machine is so busy that this process does not run for more than 50 ms, the requests of that time are left out.)
 // Nothing is tried again and nothing is forgiven; a client that quietly repeats a request would hide what is looked for.
 //
 //   - load.go: what is sent when; connection.go: one request and its answer;
@@ -101,6 +102,8 @@ func (l *Load) run() {
 		if l.pause {
 			sent = due
 		}
+		// This process itself had to wait for a processor: what it has missed is not made up for by a storm.
+		sent = max(sent, due-max(1, l.Rate/20))
 		for ; sent < due; sent++ {
 			number++
 			c := l.take()

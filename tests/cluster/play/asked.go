@@ -19,6 +19,10 @@ func (r *rollout) total() int {
 	return 100
 }
 
+// asMuchAsFits is asked for when the steps are over, or were left out, before the new version is the stable one: it is to
+// have whatever its ready pods can carry.
+const asMuchAsFits = -2
+
 // asks is the weight that the Rollout asks for, for one version, in the plain cases that scenarios wait in. It is written
 // from Argo Rollouts' documentation and not from the proxy's code, so that the two cannot be wrong together.
 func (r *rollout) asks(m mode, hash string) int {
@@ -32,7 +36,7 @@ func (r *rollout) asks(m mode, hash string) int {
 	if r.Spec.Strategy.BlueGreen != nil {
 		return all(status.BlueGreen.ActiveSelector)
 	}
-	if status.Abort || status.StableRS == status.CurrentPodHash && m != published {
+	if status.Abort && !r.Spec.Strategy.Canary.DynamicStableScale || status.StableRS == status.CurrentPodHash && m != published {
 		return all(status.StableRS)
 	}
 	if weights := status.Canary.Weights; m == published && weights != nil {
@@ -46,6 +50,9 @@ func (r *rollout) asks(m mode, hash string) int {
 	}
 	canary := 0
 	if index := status.CurrentStepIndex; index != nil {
+		if int(*index) >= len(r.Spec.Strategy.Canary.Steps) {
+			return asMuchAsFits
+		}
 		for i, step := range r.Spec.Strategy.Canary.Steps {
 			if i < int(*index) && step.SetWeight != nil {
 				canary = *step.SetWeight

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -26,7 +27,7 @@ func (s *stage) release(changes ...change) error {
 	next := version{name: fmt.Sprintf("v%d", s.count)}
 	before := s.latest.hash
 	changes = append(changes, replace("/spec/template/spec/containers/0/env/0/value", next.name))
-	if err := s.patch(changes...); err != nil {
+	if err := errors.Join(s.stillSilent(), s.patch(changes...)); err != nil {
 		return err
 	}
 	err := s.world.until(s.ctx, next.name+" is under way", 20*time.Second, func(w *world) error {

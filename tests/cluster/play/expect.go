@@ -25,8 +25,9 @@ type rollout struct {
 		Strategy struct {
 			BlueGreen *struct{}
 			Canary    struct {
-				Steps          []struct{ SetWeight *int }
-				TrafficRouting *struct{ MaxTrafficWeight int }
+				Steps              []struct{ SetWeight *int }
+				TrafficRouting     *struct{ MaxTrafficWeight int }
+				DynamicStableScale bool
 			}
 		}
 	}

@@ -211,6 +211,9 @@ func (s *stage) withoutStore(do func() error) error {
 	}
 	err := s.restartControllers()
 	s.world.again(s.ctx)
+	for _, w := range s.proxies {
+		err = errors.Join(err, w.shows("splitway_rollout_connected", 1))
+	}
 	return err
 }
 

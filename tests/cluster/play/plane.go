@@ -153,6 +153,20 @@ func (p *plane) revive(name string) error {
 	return nil
 }
 
+// reviveAll is for after a scenario that failed in the middle of an outage of its own.
+func (p *plane) reviveAll() error {
+	for _, c := range p.children {
+		select {
+		case <-c.ended:
+			if err := p.revive(c.name); err != nil {
+				return err
+			}
+		default:
+		}
+	}
+	return nil
+}
+
 func (p *plane) child(name string) *child {
 	return p.children[slices.IndexFunc(p.children, func(c *child) bool { return c.name == name })]
 }

@@ -21,7 +21,7 @@ func fiveHundredFive(s *stage) error {
 		s.finish,
 		// Others count in per cents.
 		func() error {
-			return s.patch(change{Op: "remove", Path: "/spec/strategy/canary/trafficRouting/maxTrafficWeight"})
+			return s.patch(walk("25 pause"), change{Op: "remove", Path: "/spec/strategy/canary/trafficRouting/maxTrafficWeight"})
 		},
 		func() error {
 			return s.asked("back to per cents", s.latest, 100, func(r rollout) error {
@@ -133,7 +133,7 @@ func headerRoute(s *stage) error {
 func (s *stage) testers(requests int) (map[string]int, error) {
 	s.retried = true // of these requests the load's books know nothing
 	l := load.Start(load.Settings{Target: s.proxies[0].listen, Rate: rate / 5, Timeout: requestTimeout, Header: "x-tester: yes"})
-	err := s.moreOf(l, requests, time.After(20*time.Second))
+	err := s.reaches(l, requests, time.After(20*time.Second))
 	l.Stop()
 	if err != nil {
 		return nil, err

@@ -67,11 +67,11 @@ type stage struct {
 	newest  string            // the hash of what was released last
 
 	// Of one scenario:
-	begun       time.Time
-	score       score
-	mark        int // the number of the event that follows the last command
-	silentSince []silence
-	mayLose     func(load.Record) bool
+	begun   time.Time
+	score   score
+	mark    int // the number of the event that follows the last command
+	silence *silence
+	mayLose func(load.Record) bool
 }
 
 // playAll goes on after a failure, with a new stage: one fault must not hide others.
@@ -145,13 +145,10 @@ func (p *plane) open(of *scene) (*stage, error) {
 }
 
 func (s *stage) play(of scenario) (score, error) {
-	s.begun, s.mark, s.silentSince, s.mayLose = time.Now(), s.world.mark(), nil, nil
+	s.begun, s.mark, s.silence, s.mayLose = time.Now(), s.world.mark(), nil, nil
 	s.score = score{scenario: of.name}
 	err := of.play(s)
-	for _, silent := range s.silentSince {
-		err = errors.Join(err, s.only(silent.of, silent.since))
-	}
-	err = errors.Join(err, s.losses(), s.onlyLooked())
+	err = errors.Join(err, s.stillSilent(), s.losses(), s.onlyLooked())
 	if err == nil {
 		err = s.accounts()
 	}
@@ -173,7 +170,7 @@ func (s *stage) close() error {
 	for _, g := range s.gates {
 		g.cut()
 	}
-	if err := s.world.close(); err != nil {
+	if err := errors.Join(s.reviveAll(), s.world.close()); err != nil {
 		return err
 	}
 	_, err := s.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait", "--timeout", "60s")

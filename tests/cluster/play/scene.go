@@ -150,6 +150,23 @@ func canary(routing any) func(fields) {
 	}
 }
 
+// dynamicScale is published, with stable pods that go as the canary's come.
+func dynamicScale(rollout fields) {
+	canary(fields{"nginx": fields{"stableIngress": "frontend"}})(rollout)
+	strategy := rollout["spec"].(fields)["strategy"].(fields)["canary"].(fields)
+	delete(strategy, "scaleDownDelaySeconds")
+	strategy["dynamicStableScale"] = true
+}
+
+// pingPong Services change roles; neither is the stable one for good.
+func pingPong(rollout fields) {
+	canary(fields{"alb": fields{"ingress": "frontend", "rootService": "frontend-root", "servicePort": 5000}})(rollout)
+	strategy := rollout["spec"].(fields)["strategy"].(fields)["canary"].(fields)
+	delete(strategy, "stableService")
+	delete(strategy, "canaryService")
+	strategy["pingPong"] = fields{"pingService": "frontend-stable", "pongService": "frontend-canary"}
+}
+
 func blueGreen(rollout fields) {
 	spec := rollout["spec"].(fields)
 	spec["strategy"] = fields{"blueGreen": fields{

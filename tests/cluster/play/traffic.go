@@ -110,13 +110,12 @@ func (s *stage) share(v version, weight, requests int) error {
 	if err != nil {
 		return err
 	}
-	from := time.Now()
-	if err := s.more(requests); err != nil {
+	windows, err := s.windows(requests)
+	if err != nil {
 		return err
 	}
 	var sum, bound float64
-	for _, l := range s.loads {
-		w := l.Window(from, time.Now())
+	for _, w := range windows {
 		off := w.Off(v.name, weight, total)
 		sum, bound = sum+off, bound+w.Bound()
 		if w.Lost > 0 {
@@ -132,7 +131,7 @@ func (s *stage) share(v version, weight, requests int) error {
 		}
 		s.say("%s: %d of %d requests, off by %+.2f (bound %.0f)", v.name, w.Versions[v.name], w.Requests, off, w.Bound())
 	}
-	if len(s.loads) > 1 && math.Abs(sum) > max(2, bound) {
+	if len(windows) > 1 && math.Abs(sum) > max(2, bound) {
 		return fmt.Errorf("together they are off by %+.2f", sum)
 	}
 	for _, w := range s.proxies {
@@ -143,22 +142,50 @@ func (s *stage) share(v version, weight, requests int) error {
 	return nil
 }
 
-// more waits until so many requests have been answered at the full rate; slower loads are not waited for longer. Patience: three times what they should take, and some.
+// windows are one for each load, which begin now. If the machine was so busy that their ends are not sharp, others are
+// taken, a few times.
+func (s *stage) windows(requests int) (windows []load.Window, err error) {
+	const unsharp, tries = 5, 4
+	for range tries {
+		from := time.Now()
+		if err := s.more(requests); err != nil {
+			return nil, err
+		}
+		windows = nil
+		unsure := 0
+		for _, l := range s.loads {
+			w := l.Window(from, time.Now())
+			windows, unsure = append(windows, w), max(unsure, w.Unsure)
+		}
+		if unsure <= unsharp {
+			break
+		}
+	}
+	return windows, nil
+}
+
+// more waits until so many requests have been answered at the full rate; slower loads are not waited for longer. Patience:
+// three times what they should take, and some.
 func (s *stage) more(requests int) error {
 	bound := time.After(3*time.Duration(requests)*time.Second/rate + 10*time.Second)
-	for _, l := range s.loads {
-		if err := s.moreOf(l, requests*l.Rate/rate, bound); err != nil {
+	wanted := make([]int, len(s.loads))
+	for i, l := range s.loads {
+		wanted[i] = l.Count() + requests*l.Rate/rate
+	}
+	for i, l := range s.loads {
+		if err := s.reaches(l, wanted[i], bound); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *stage) moreOf(l *load.Load, requests int, bound <-chan time.Time) error {
-	for begun := l.Count(); l.Count() < begun+requests; {
+// reaches waits until a load has got so many answers since its start.
+func (s *stage) reaches(l *load.Load, answers int, bound <-chan time.Time) error {
+	for l.Count() < answers {
 		select {
 		case <-bound:
-			return fmt.Errorf("%d requests take too long: %d were answered", requests, l.Count()-begun)
+			return fmt.Errorf("requests to %s take too long: %d answers of %d have come", l.Target, l.Count(), answers)
 		case <-s.ctx.Done():
 			return context.Cause(s.ctx)
 		case <-time.After(5 * time.Millisecond):
@@ -214,7 +241,7 @@ func (s *stage) finish() error {
 		return err
 	}
 	since := time.Now()
-	s.silentSince = append(s.silentSince, silence{s.latest, since})
+	s.silence = &silence{s.latest, since}
 	s.stable = s.latest
 	return errors.Join(s.share(s.latest, total, 300), s.only(s.latest, since))
 }
@@ -259,10 +286,19 @@ func (s *stage) accounts() error {
 	return nil
 }
 
-// silence of all versions but one since a moment; until the next release.
+// silence of all versions but one since a moment: what a promotion means, until the next release.
 type silence struct {
 	of    version
 	since time.Time
+}
+
+func (s *stage) stillSilent() error {
+	silent := s.silence
+	s.silence = nil
+	if silent == nil {
+		return nil
+	}
+	return s.only(silent.of, silent.since)
 }
 
 // noteTakeover finds out how long ago the API has changed, and when the proxies have followed.

@@ -129,6 +129,10 @@ func (s *stage) resize(stable, canary int) error {
 	if err := s.scale(stable); err != nil {
 		return err
 	}
+	return s.resized(stable, canary)
+}
+
+func (s *stage) resized(stable, canary int) error {
 	return s.until(fmt.Sprintf("%d pods beside %d", stable, canary), 30*time.Second, func(w *world) error {
 		if _, err := w.readyAddresses(s.stable.hash, stable); err != nil {
 			return err
