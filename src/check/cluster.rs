@@ -206,12 +206,12 @@ fn strategy(rollout: &Rollout) -> String {
 
 fn services(look: &Look, rollout: &Rollout, settings: &Settings, made: &mut Made) {
     let names = rollout.services();
+    // Where nobody but the controller moves traffic it does without, and accepts a spec that names none.
+    let canary = ["strategy.canary.stableService", "strategy.canary.canaryService"];
     let (fields, needed) = match (is_blue_green(rollout), rollout.mode()) {
         (true, _) => (["strategy.blueGreen.activeService", "strategy.blueGreen.previewService"], [true, false]),
-        (false, Mode::Basic) => (["strategy.canary.stableService", "strategy.canary.canaryService"], [false, false]),
-        (false, Mode::Empty | Mode::Published) => {
-            (["strategy.canary.stableService", "strategy.canary.canaryService"], [true, true])
-        }
+        (false, Mode::Basic | Mode::Empty) => (canary, [false, false]),
+        (false, Mode::Published) => (canary, [true, true]),
     };
     let missing: Vec<&str> = [names.stable, names.canary]
         .iter()

@@ -75,7 +75,7 @@ pub fn checks(answers: &Answers, look: &Look, settings: &Settings, now: SystemTi
 /// Whether what is live is what the cluster asks for, so that asking again would change nothing.
 pub fn settled(answers: &Answers, look: &Look, settings: &Settings) -> bool {
     let made = checks(answers, look, settings, SystemTime::UNIX_EPOCH);
-    ![Id::ProxyReachable, Id::ProxyGeneration, Id::ProxyWeight].into_iter().any(|id| made.failed(id))
+    ![Id::ProxyReachable, Id::ProxyGeneration, Id::ProxyWeight, Id::MetricsServed].into_iter().any(|id| made.failed(id))
 }
 
 fn follows(config: &Value, settings: &Settings, made: &mut Made) -> bool {

@@ -1,7 +1,7 @@
 //! `run --rollout`: the program follows a Rollout on an API server that does whatever the test wants. Busy clients check
 //! every answer meanwhile, and none may be lost. (Whole rollouts by the real controller are in `tests/cluster`.)
 
-mod server;
+pub mod server;
 
 use serde_json::{Value, json};
 
@@ -11,17 +11,17 @@ use crate::support::{App, eventually};
 use server::ApiServer;
 
 /// An API server with a Rollout between two versions, an application for each, and a proxy that follows it.
-struct World {
-    api: ApiServer,
-    stable: App,
-    canary: App,
-    folder: Folder,
+pub struct World {
+    pub api: ApiServer,
+    pub stable: App,
+    pub canary: App,
+    pub folder: Folder,
 }
 
-const ROLLOUT: &str = "services/shop";
+pub const ROLLOUT: &str = "services/shop";
 
 impl World {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let (stable, canary) = (App::start("stable").await, App::start("canary").await);
         let world = Self { api: ApiServer::start().await, stable, canary, folder: Folder::new() };
         world.api.put("services", service("shop-stable", "v1"));
@@ -35,18 +35,18 @@ impl World {
     }
 
     /// The Rollout at a step of 20 %, pause, 60 %, pause, 100 %.
-    fn step(&self, index: usize) {
+    pub fn step(&self, index: usize) {
         self.api.put("rollouts", rollout(index));
     }
 
-    async fn proxy(&self, args: &[&str]) -> Serving {
+    pub async fn proxy(&self, args: &[&str]) -> Serving {
         let kubeconfig = self.folder.write("kubeconfig", &self.api.kubeconfig());
         let follow = ["--rollout", ROLLOUT, "--kubeconfig", kubeconfig.to_str().unwrap()];
         Serving::start(&[&follow[..], args].concat()).await
     }
 }
 
-fn rollout(index: usize) -> Value {
+pub fn rollout(index: usize) -> Value {
     let steps = json!([{"setWeight": 20}, {"pause": {}}, {"setWeight": 60}, {"pause": {}}, {"setWeight": 100}]);
     json!({
         "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
@@ -59,7 +59,7 @@ fn rollout(index: usize) -> Value {
     })
 }
 
-fn service(name: &str, hash: &str) -> Value {
+pub fn service(name: &str, hash: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "services"},
         "spec": {"selector": {"app": "shop", "rollouts-pod-template-hash": hash},
@@ -89,7 +89,7 @@ fn slice(service: &str, pod: &str, app: &App) -> Value {
 }
 
 /// Whether the live share of version `v2` is this one.
-fn canary_is(percent: u32) -> impl Fn(&Value) -> bool {
+pub fn canary_is(percent: u32) -> impl Fn(&Value) -> bool {
     move |config| {
         let versions = config["ports"][0]["split"]["versions"].as_array().map_or(&[][..], Vec::as_slice);
         let canary = versions.iter().find(|version| version["version"] == "v2");
@@ -97,7 +97,7 @@ fn canary_is(percent: u32) -> impl Fn(&Value) -> bool {
     }
 }
 
-fn says(config: &Value, part: &str) -> bool {
+pub fn says(config: &Value, part: &str) -> bool {
     let notes = config["rollout"]["notes"].as_array().map_or(&[][..], Vec::as_slice);
     notes.iter().any(|note| note.as_str().is_some_and(|note| note.contains(part)))
 }

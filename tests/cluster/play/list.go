@@ -17,7 +17,7 @@ var (
 	replicasScene  = &scene{name: "replicas", mode: empty, object: canary(fields{}), extra: "replicas.yaml", proxies: twoReplicas}
 )
 
-var scenarios = []scenario{
+var scenarios = append([]scenario{
 	{"pods", "the kubelet double: identity, crash, an API server that is away, grace", noScene, pods, false},
 	{"first-case", "33 %, pause, 100 %: triggered by a patch, promoted by the plugin", firstScene, firstCase, true},
 	{"basic/first-case", "the same without trafficRouting: stable pods go as canary pods come", basicScene, firstCaseBriefly, true},
@@ -57,4 +57,4 @@ var scenarios = []scenario{
 	{"outages/410", "what the proxy has seen last is no longer known", outageScene, gone410, false},
 	{"outages/restored", "etcd is restored from an older state", outageScene, restored, false},
 	{"replicas", "two proxies, one of which hears nothing for a while", replicasScene, heldReplica, false},
-}
+}, deployScenarios...)

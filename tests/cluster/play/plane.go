@@ -233,7 +233,7 @@ func (p *plane) stop() error {
 		// Its watches are still open; waiting for them to end by themselves proves nothing.
 		_ = c.stop(time.Second)
 	}
-	for _, name := range []string{"etcd", "home", "identities", "certificates", "kubeconfig", "kubeconfig-proxy", "tokens.csv", "service-accounts.pem"} {
+	for _, name := range []string{"etcd", "home", "identities", "volumes", "certificates", "kubeconfig", "kubeconfig-proxy", "tokens.csv", "service-accounts.pem"} {
 		failed = errors.Join(failed, os.RemoveAll(p.folder(name)))
 	}
 	if failed == nil {

@@ -56,6 +56,7 @@ type stage struct {
 	scene   *scene
 	world   *world
 	proxies []*splitway
+	inPods  []*splitway // those that are pods of the scene's own making
 	loads   []*load.Load
 	gates   []*gate
 	names   map[string]string // of versions, by hash

@@ -1,7 +1,7 @@
 //! A double of the API server for what a test must be able to bring about at will: refusals, silence, expired resource
 //! versions, an end in the middle. The real one plays whole rollouts in `tests/cluster`.
 //!
-//! Knows namespaced lists and watches with label selectors (`a=b`, `a in (b,c)`) and `metadata.name=`.
+//! Knows single objects, and namespaced lists and watches with label selectors (`a=b`, `a in (b,c)`) and `metadata.name=`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -35,8 +35,8 @@ struct World {
     /// By resource, namespace and name.
     objects: BTreeMap<(String, String, String), Value>,
     watches: Vec<Watching>,
-    /// The status that requests for a resource get instead of an answer.
-    refusals: BTreeMap<String, u16>,
+    /// The status that requests for a resource get instead of an answer; for one verb only, or for every one.
+    refusals: BTreeMap<(String, Option<&'static str>), u16>,
     /// Takes connections and requests and says nothing.
     silent: bool,
     /// Method and target of every request.
@@ -52,6 +52,8 @@ struct Watching {
 struct Wanted {
     resource: String,
     namespace: String,
+    /// One object, and not a list.
+    object: Option<String>,
     name: Option<String>,
     labels: Vec<(String, Vec<String>)>,
 }
@@ -135,11 +137,16 @@ impl ApiServer {
 
     /// From now on requests for a resource get this status.
     pub fn refuse(&self, resource: &str, status: u16) {
-        self.world.lock().unwrap().refusals.insert(resource.to_owned(), status);
+        self.world.lock().unwrap().refusals.insert((resource.to_owned(), None), status);
+    }
+
+    /// The same for one of get, list and watch.
+    pub fn refuse_verb(&self, verb: &'static str, resource: &str, status: u16) {
+        self.world.lock().unwrap().refusals.insert((resource.to_owned(), Some(verb)), status);
     }
 
     pub fn allow(&self, resource: &str) {
-        self.world.lock().unwrap().refusals.remove(resource);
+        self.world.lock().unwrap().refusals.retain(|(refused, _), _| refused != resource);
     }
 
     pub fn be_silent(&self, silent: bool) {
@@ -216,6 +223,7 @@ impl Wanted {
         Some(Self {
             namespace: path.get(at + 1)?.to_string(),
             resource: path.get(at + 2)?.to_string(),
+            object: path.get(at + 3).map(|name| name.to_string()),
             name: query.get("fieldSelector").and_then(|field| field.strip_prefix("metadata.name=")).map(str::to_owned),
             labels: terms.into_iter().map(one).collect(),
         })
@@ -267,11 +275,25 @@ async fn answer(world: Arc<Mutex<World>>, request: Request<Incoming>) -> Result<
     let Some(wanted) = Wanted::of(&request) else {
         return Ok(whole(404, status(404, "NotFound", "no such path")));
     };
+    let watches = query(&request).get("watch").is_some_and(|watch| watch == "true" || watch == "1");
+    let verb = match &wanted.object {
+        Some(_) => "get",
+        None if watches => "watch",
+        None => "list",
+    };
     let mut world = world.lock().unwrap();
-    if let Some(code) = world.refusals.get(&wanted.resource) {
-        return Ok(whole(*code, status(*code, "Refused", "the test says so")));
+    let refusal = [None, Some(verb)].map(|verb| world.refusals.get(&(wanted.resource.clone(), verb)).copied());
+    if let Some(code) = refusal.into_iter().flatten().next() {
+        return Ok(whole(code, status(code, "Refused", "the test says so")));
     }
-    if query(&request).get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
+    if let Some(name) = wanted.object {
+        let object = world.objects.get(&(wanted.resource, wanted.namespace, name));
+        return Ok(match object {
+            Some(object) => whole(200, object.clone()),
+            None => whole(404, status(404, "NotFound", "no such object")),
+        });
+    }
+    if watches {
         let (tell, told) = mpsc::unbounded_channel();
         world.watches.push(Watching { wanted, tell });
         let mut answer = Response::new(Stream(told).boxed_unsync());
