@@ -76,7 +76,7 @@ func (s *stage) set() error {
 			return err
 		}
 	}
-	files := []string{file, filepath.Join("manifests", "splitway-role.yaml")}
+	files := []string{file}
 	if s.scene.extra != "" {
 		files = append(files, filepath.Join("manifests", s.scene.extra))
 	}
@@ -84,6 +84,10 @@ func (s *stage) set() error {
 		if _, err := s.do("apply", "-f", file); err != nil {
 			return err
 		}
+	}
+	// The role as it is shipped, and no other right.
+	if _, err := s.do("-n", namespace, "apply", "-k", "../../deploy/base/access"); err != nil {
+		return err
 	}
 	err := s.until("v1 is deployed: its pods are ready, and selected", 60*time.Second, func(w *world) error {
 		r, err := w.healthy(app)
