@@ -43,7 +43,7 @@ Next: splitway demo        All commands: splitway --help
     version,
     long_version = LONG_VERSION,
     about = "An exact HTTP traffic split in front of the versions of one application",
-    before_help = "Examples:\n  splitway demo\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%\n  splitway run --config splitway.yaml",
+    before_help = "Examples:\n  splitway demo\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%",
     after_help = "Next: splitway demo",
     disable_help_subcommand = true
 )]

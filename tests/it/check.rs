@@ -110,6 +110,7 @@ async fn break_it(id: &str, case: &mut Case) -> &'static [&'static str] {
             let mut other = service("shop-canary", "v2");
             other["spec"]["selector"]["app"] = json!("shoe");
             api.put("services", other);
+            case.change(|rollout| rollout["spec"]["template"]["metadata"]["labels"] = json!({"app": "shop"}));
         }
         // Without the port there is no endpoint at which a weight could be served.
         "port.found" => {
