@@ -1,6 +1,7 @@
 //! `run --rollout`: the program follows a Rollout on an API server that does whatever the test wants. Busy clients check
 //! every answer meanwhile, and none may be lost. (Whole rollouts by the real controller are in `tests/cluster`.)
 
+mod replicas;
 mod server;
 
 use serde_json::{Value, json};

@@ -25,3 +25,4 @@ mod split;
 mod sticky;
 mod stream;
 mod tour;
+mod verify;
