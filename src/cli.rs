@@ -120,7 +120,7 @@ pub struct App {
     /// What it calls itself in its answers
     #[arg(long, default_value = "stable", value_name = "NAME")]
     pub name: String,
-    /// Where it listens; :9001 is 127.0.0.1:9001; more than once for several ports
+    /// Where it listens, as in :9001; repeat for more ports
     #[arg(long, default_value = "127.0.0.1:0", value_parser = loopback, value_name = "ADDRESS")]
     pub listen: Vec<SocketAddr>,
     /// Answer 500 to one request in so many
