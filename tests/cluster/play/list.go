@@ -14,7 +14,7 @@ var (
 	pingPongScene  = &scene{name: "ping-pong", mode: published, object: pingPong, extra: "ping-pong.yaml"}
 	blueGreenScene = &scene{name: "blue-green", object: blueGreen}
 	outageScene    = &scene{name: "outages", mode: empty, object: canary(fields{}), proxies: behindGate}
-	replicasScene  = &scene{name: "replicas", mode: empty, object: canary(fields{}), proxies: twoReplicas}
+	replicasScene  = &scene{name: "replicas", mode: empty, object: canary(fields{}), extra: "replicas.yaml", proxies: twoReplicas}
 )
 
 var scenarios = append([]scenario{

@@ -29,7 +29,7 @@ func behindGate(s *stage) error {
 	if err := os.MkdirAll(state, 0o755); err != nil {
 		return err
 	}
-	w, err := s.startSplitway("splitway", kubeconfig, "8080", 9090, "--port", "http", "--state-dir", state)
+	w, err := s.startSplitway("splitway", kubeconfig, gateway, "8080", "--port", "http", "--state-dir", state)
 	if err != nil {
 		return err
 	}

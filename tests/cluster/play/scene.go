@@ -49,7 +49,7 @@ const requestTimeout = 10 * time.Second
 // port's name says is of no importance here: the bytes are HTTP/1.
 func twoPorts(s *stage) error {
 	second := gateway + ":8081"
-	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), "8080=http", 9090, "--listen", second+"=grpc")
+	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), gateway, "8080=http", "--listen", second+"=grpc")
 	if err == nil {
 		s.loads = append(s.loads,
 			load.Start(load.Settings{Target: w.listen, Rate: rate, Timeout: requestTimeout}),
@@ -60,7 +60,7 @@ func twoPorts(s *stage) error {
 
 // onePort is one proxy in front of the application's port for HTTP.
 func onePort(s *stage) error {
-	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), "8080", 9090, "--port", "http")
+	w, err := s.startSplitway("splitway", s.folder("kubeconfig-proxy"), gateway, "8080", "--port", "http")
 	if err == nil {
 		s.loads = append(s.loads, load.Start(load.Settings{Target: w.listen, Rate: rate, Timeout: requestTimeout}))
 	}
@@ -76,7 +76,7 @@ func (s *stage) set() error {
 			return err
 		}
 	}
-	files := []string{file, filepath.Join("manifests", "splitway-role.yaml")}
+	files := []string{file}
 	if s.scene.extra != "" {
 		files = append(files, filepath.Join("manifests", s.scene.extra))
 	}
@@ -84,6 +84,10 @@ func (s *stage) set() error {
 		if _, err := s.do("apply", "-f", file); err != nil {
 			return err
 		}
+	}
+	// The role as it is shipped, and no other right.
+	if _, err := s.do("-n", namespace, "apply", "-k", "../../deploy/base/access"); err != nil {
+		return err
 	}
 	err := s.until("v1 is deployed: its pods are ready, and selected", 60*time.Second, func(w *world) error {
 		r, err := w.healthy(app)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,14 +27,15 @@ type splitway struct {
 
 // startSplitway returns when the proxy says that it is ready. The port may have the name of an application's port behind
 // it, 8080=http.
-func (s *stage) startSplitway(name, kubeconfig, port string, admin int, arguments ...string) (*splitway, error) {
+func (s *stage) startSplitway(name, kubeconfig, host, port string, arguments ...string) (*splitway, error) {
 	number, _, _ := strings.Cut(port, "=")
-	w := &splitway{stage: s, listen: gateway + ":" + number, admin: fmt.Sprintf("%s:%d", gateway, admin)}
+	w := &splitway{stage: s, listen: host + ":" + number, admin: host + ":9090"}
 	w.child = child{
-		name: name, log: filepath.Join(s.folder("logs"), s.scene.name+"-"+name+".log"), env: s.env, unexpected: s.world.fail,
+		name: name, log: filepath.Join(s.folder("logs"), s.scene.name+"-"+name+".log"), unexpected: s.world.fail,
+		env: append(slices.Clone(s.env), "POD_IP="+host),
 		argv: append([]string{
 			filepath.Join(s.binaries, "splitway"), "run", "--rollout", namespace + "/" + app, "--kubeconfig", kubeconfig,
-			"--listen", gateway + ":" + port, "--admin", w.admin,
+			"--listen", host + ":" + port, "--admin", w.admin,
 		}, arguments...),
 	}
 	if err := w.run(); err != nil {
