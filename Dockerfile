@@ -20,6 +20,8 @@ LABEL org.opencontainers.image.title="splitway" \
       org.opencontainers.image.description="An exact HTTP traffic split in front of the versions of one application" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /splitway/target/dist/splitway /splitway
+# For `kubectl exec POD -- splitway check`.
+ENV PATH=/
 # No shell, no package, no name for the user: numbers are what Kubernetes checks with runAsNonRoot. Nothing is written.
 USER 65532:65532
 EXPOSE 8080 9090

@@ -120,9 +120,9 @@ pub struct App {
     /// What it calls itself in its answers
     #[arg(long, default_value = "stable", value_name = "NAME")]
     pub name: String,
-    /// Where it listens; :9001 is 127.0.0.1:9001
+    /// Where it listens, as in :9001; repeat for more ports
     #[arg(long, default_value = "127.0.0.1:0", value_parser = loopback, value_name = "ADDRESS")]
-    pub listen: SocketAddr,
+    pub listen: Vec<SocketAddr>,
     /// Answer 500 to one request in so many
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
     pub fail_one_in: Option<u64>,

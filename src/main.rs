@@ -121,16 +121,23 @@ fn show(options: cli::Demo) -> Result<ExitCode, Stop> {
 fn app_alone(options: cli::App) -> Result<ExitCode, Stop> {
     run_cold(async {
         let mut end = End::new()?;
-        let app = demo::app::App::start(&options.name, options.listen, options.fail_one_in).await?;
-        let address = app.address;
+        let mut apps = Vec::new();
+        for address in options.listen {
+            apps.push(demo::app::App::start(&options.name, address, options.fail_one_in).await?);
+        }
+        let address = apps[0].address;
         let next = if options.name == "canary" {
             format!("splitway run --listen :8080 --stable :9001 --canary {address}=5.5%")
         } else {
             format!("splitway run --listen :8080 --stable {address}")
         };
-        say(format!("{}   http://{address}/\nNext: {next}\n", options.name))?;
+        for app in &apps {
+            say(format!("{}   http://{}/\n", options.name, app.address))?;
+        }
+        say(format!("Next: {next}\n"))?;
         end.recv().await;
-        say(format!("{} has received {} requests.\n", options.name, app.received()))
+        let received: u64 = apps.iter().map(demo::app::App::received).sum();
+        say(format!("{} has received {received} requests.\n", options.name))
     })?
 }
 

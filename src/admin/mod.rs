@@ -758,7 +758,7 @@ mod tests {
             served.get_json("/config"),
             json!({
                 "generation": 0, "state": "starting", "applied_at": null, "origin": null, "notes": [], "ports": [],
-                "rollout": null,
+                "last_scraped_at": null, "last_scraped_by": null,
                 "refused": { "at": "1970-01-01T00:01:00Z", "origin": "splitway.yaml", "message": "line 3: no" },
             })
         );

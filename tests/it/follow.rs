@@ -1,6 +1,7 @@
 //! `run --rollout`: the program follows a Rollout on an API server that does whatever the test wants. Busy clients check
 //! every answer meanwhile, and none may be lost. (Whole rollouts by the real controller are in `tests/cluster`.)
 
+mod replicas;
 pub mod server;
 
 use serde_json::{Value, json};
@@ -52,7 +53,8 @@ pub fn rollout(index: usize) -> Value {
         "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
         "metadata": {"name": "shop", "namespace": "services", "generation": 2,
             "annotations": {"rollout.argoproj.io/revision": "2"}},
-        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "shop"}}, "strategy": {"canary": {
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "shop"}},
+            "template": {"metadata": {"labels": {"app": "shop"}}}, "strategy": {"canary": {
             "stableService": "shop-stable", "canaryService": "shop-canary", "trafficRouting": {}, "steps": steps}}},
         "status": {"observedGeneration": "2", "stableRS": "v1", "currentPodHash": "v2", "currentStepIndex": index,
             "currentStepHash": "s", "selector": "app=shop"},

@@ -26,8 +26,12 @@ const mostBackoff = 8 * time.Second
 
 // container is one process after another.
 type container struct {
-	pod  *pod
-	spec *corev1.Container
+	pod     *pod
+	spec    *corev1.Container
+	sidecar bool // an init container that is always restarted: begins before the others, ends after them
+
+	up   chan struct{} // closed when it has started for the first time
+	once sync.Once
 
 	mu       sync.Mutex
 	process  *os.Process
@@ -45,8 +49,8 @@ type notStarted struct {
 	error
 }
 
-func newContainer(p *pod, spec *corev1.Container) *container {
-	c := &container{pod: p, spec: spec}
+func newContainer(p *pod, spec *corev1.Container, sidecar bool) *container {
+	c := &container{pod: p, spec: spec, sidecar: sidecar, up: make(chan struct{})}
 	c.state.Waiting = &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
 	return c
 }
@@ -61,6 +65,9 @@ func (c *container) run() {
 		waiting := &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}
 		var not notStarted
 		policy := c.pod.object.Spec.RestartPolicy
+		if c.sidecar {
+			policy = corev1.RestartPolicyAlways
+		}
 		switch {
 		case errors.As(err, &not):
 			log.Printf("%s/%s: %s: %v", c.pod.object.Namespace, c.pod.object.Name, not.reason, err)
@@ -211,13 +218,11 @@ func (c *container) command() (*exec.Cmd, error) {
 	if len(c.spec.Command) == 0 {
 		argv = append([]string{entry}, argv...)
 	}
-	folder, err := c.pod.identity()
+	mounts, err := c.mounts()
 	if err != nil {
 		return nil, notStarted{"CreateContainerConfigError", err}
 	}
-	if folder != "" {
-		argv = identified(folder, argv)
-	}
+	argv = mounted(mounts, argv)
 	command := c.pod.sandbox.command(argv[0], argv[1:]...)
 	command.Env = variables.list()
 	return command, nil

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"log"
 	"os"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kubernetes/pkg/fieldpath"
+	"k8s.io/kubernetes/pkg/kubelet/envvars"
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
@@ -48,6 +53,9 @@ func (c *container) environment() (*environment, error) {
 		e.set("KUBERNETES_SERVICE_HOST", server.Hostname())
 		e.set("KUBERNETES_SERVICE_PORT", server.Port())
 	}
+	for _, variable := range c.pod.links {
+		e.set(variable.Name, variable.Value)
+	}
 	for _, from := range c.spec.EnvFrom {
 		return nil, fmt.Errorf("envFrom: this double of a kubelet reads no ConfigMaps and Secrets: %v", from)
 	}
@@ -65,6 +73,25 @@ func (c *container) environment() (*environment, error) {
 		e.set(variable.Name, value)
 	}
 	return e, nil
+}
+
+// serviceLinks are the variables that tell a Pod where the Services of its namespace are, those that exist when it begins.
+func (p *pod) serviceLinks() []corev1.EnvVar {
+	if wanted := p.object.Spec.EnableServiceLinks; wanted != nil && !*wanted {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	services, err := p.node.client.CoreV1().Services(p.object.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		log.Printf("%s/%s: begins without variables for Services: %v", p.object.Namespace, p.object.Name, err)
+		return nil
+	}
+	var all []*corev1.Service
+	for i := range services.Items {
+		all = append(all, &services.Items[i])
+	}
+	return envvars.FromServices(all)
 }
 
 // field answers the paths that only a node knows, then those of the object.

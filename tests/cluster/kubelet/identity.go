@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -45,13 +44,4 @@ func (p *pod) identity() (string, error) {
 		}
 	}
 	return folder, nil
-}
-
-// identified makes a command see the folder at the usual place: in a mount namespace of its own, on a file system of its
-// own, so that nothing outside changes. The shell becomes the program.
-func identified(folder string, argv []string) []string {
-	script := strings.Join([]string{
-		"set -e", "mount -t tmpfs tmpfs /run", "mkdir -p " + identityFolder, `mount --bind "$0" ` + identityFolder, `exec "$@"`,
-	}, "; ")
-	return append([]string{"unshare", "--mount", "--", "sh", "-c", script, folder}, argv...)
 }

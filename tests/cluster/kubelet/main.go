@@ -2,15 +2,15 @@
 // namespace of its own, runs its containers as plain processes in there, probes them, tells the API server, and ends
 // them as the Pod asks. Scheduling is part of it: there is one Node.
 //
-// What it knows of a Pod: env (with fieldRef and $(NAME)), command and args, ports, readiness, liveness and startup
+// What it knows of a Pod: env (with fieldRef, $(NAME) and where Services are), command and args, ports, readiness, liveness and startup
 // probes, preStop, terminationGracePeriodSeconds, restartPolicy. What it does not know it refuses in the Pod's status
-// (init containers, env from Secrets or ConfigMaps) or ignores because a process has no such thing (volumes, resources,
-// security contexts).
+// (init containers but sidecars, volumes but emptyDir and configMap, env from Secrets or ConfigMaps) or ignores because a process has
+// no such thing (resources, security contexts).
 //
 //   - node.go: the Pods of this Node, and the Node itself;
 //   - pod.go: one Pod from its start to its deletion; status.go: what is told of it;
 //   - container.go: one process and its successors; probe.go: whether it is well; environment.go: what it is started with;
-//   - network.go: namespace and address of a Pod; identity.go: its service account's token.
+//   - network.go: namespace and address of a Pod; identity.go: its service account's token; volume.go: what is mounted.
 package main
 
 import (

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 )
@@ -39,8 +38,7 @@ func (n *node) run(ctx context.Context) error {
 	if err := n.register(ctx); err != nil {
 		return fmt.Errorf("cannot register the Node: %w", err)
 	}
-	factory := informers.NewSharedInformerFactory(n.client, 0)
-	informer := factory.Core().V1().Pods().Informer()
+	informer := cache.NewSharedInformer(patient(n.client), &corev1.Pod{}, 0)
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(object any) { n.seen(ctx, object.(*corev1.Pod)) },
 		UpdateFunc: func(_, object any) { n.seen(ctx, object.(*corev1.Pod)) },
@@ -54,8 +52,7 @@ func (n *node) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	factory.Start(ctx.Done())
-	<-ctx.Done()
+	informer.RunWithContext(ctx)
 	n.mu.Lock()
 	n.ending = true
 	for _, p := range n.pods {

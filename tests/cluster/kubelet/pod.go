@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,10 +18,11 @@ const retryAfter = 300 * time.Millisecond
 // pod is one Pod at work. Its own goroutine, live, is the only one that tells the API server about it.
 type pod struct {
 	node       *node
-	object     *corev1.Pod // as first seen; only its metadata and spec are read
-	containers []*container
+	object     *corev1.Pod  // as first seen; only its metadata and spec are read
+	containers []*container // sidecars first
 	sandbox    *sandbox
-	refused    string // why nothing of it was started
+	links      []corev1.EnvVar // where Services are
+	refused    string          // why nothing of it was started
 
 	changed chan struct{} // something to tell; holds one
 	once    struct{ end, forget sync.Once }
@@ -37,8 +39,11 @@ func newPod(n *node, object *corev1.Pod) *pod {
 		changed: make(chan struct{}, 1), ending: make(chan struct{}), forgotten: make(chan struct{}),
 	}
 	p.told = p.object.Status
+	for i := range p.object.Spec.InitContainers {
+		p.containers = append(p.containers, newContainer(p, &p.object.Spec.InitContainers[i], true))
+	}
 	for i := range p.object.Spec.Containers {
-		p.containers = append(p.containers, newContainer(p, &p.object.Spec.Containers[i]))
+		p.containers = append(p.containers, newContainer(p, &p.object.Spec.Containers[i], false))
 	}
 	return p
 }
@@ -125,8 +130,10 @@ func (p *pod) start() chan struct{} {
 	switch {
 	case err != nil:
 		p.refused = err.Error()
-	case len(p.object.Spec.InitContainers) > 0:
-		p.refused = "this double of a kubelet runs no init containers"
+	case slices.ContainsFunc(p.object.Spec.InitContainers, func(c corev1.Container) bool {
+		return c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways
+	}):
+		p.refused = "this double of a kubelet runs no init containers but sidecars (restartPolicy: Always)"
 	}
 	p.sandbox = sandbox
 	if p.refused != "" {
@@ -135,20 +142,37 @@ func (p *pod) start() chan struct{} {
 		return finished
 	}
 	log.Printf("%s/%s: %s", p.object.Namespace, p.object.Name, sandbox.address)
+	p.links = p.serviceLinks()
 	var running sync.WaitGroup
-	for _, c := range p.containers {
-		running.Go(c.run)
-	}
 	go func() {
+		for _, c := range p.containers {
+			running.Go(c.run)
+			if c.sidecar {
+				select {
+				case <-c.up:
+				case <-p.ending:
+				}
+			}
+		}
 		running.Wait()
 		close(finished)
 	}()
 	return finished
 }
 
+// stop ends the sidecars after the others.
 func (p *pod) stop(deadline time.Time) {
+	var others sync.WaitGroup
 	for _, c := range p.containers {
-		go c.stop(deadline)
+		if !c.sidecar {
+			others.Go(func() { c.stop(deadline) })
+		}
+	}
+	others.Wait()
+	for _, c := range p.containers {
+		if c.sidecar {
+			go c.stop(deadline)
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ func (c *container) probe(ctx context.Context) {
 		}
 	}
 	c.change(func() { c.started, c.ready = true, c.spec.ReadinessProbe == nil })
+	c.once.Do(func() { close(c.up) })
 	var probes sync.WaitGroup
 	if c.spec.ReadinessProbe != nil {
 		probes.Go(func() {

@@ -55,12 +55,16 @@ func (p *pod) status() corev1.PodStatus {
 		now := metav1.NewTime(time.Now().Truncate(time.Second))
 		status.StartTime = &now
 	}
-	status.ContainerStatuses = nil
+	status.ContainerStatuses, status.InitContainerStatuses = nil, nil
 	ready := true
 	for _, c := range p.containers {
 		of := c.status()
 		ready = ready && of.Ready
-		status.ContainerStatuses = append(status.ContainerStatuses, of)
+		if c.sidecar {
+			status.InitContainerStatuses = append(status.InitContainerStatuses, of)
+		} else {
+			status.ContainerStatuses = append(status.ContainerStatuses, of)
+		}
 	}
 	status.Phase = p.phase(status.ContainerStatuses)
 	condition(&status, corev1.PodScheduled, true, "")

@@ -22,6 +22,14 @@ type rollout struct {
 	}
 	Spec struct {
 		Replicas int32
+		Strategy struct {
+			BlueGreen *struct{}
+			Canary    struct {
+				Steps              []struct{ SetWeight *int }
+				TrafficRouting     *struct{ MaxTrafficWeight int }
+				DynamicStableScale bool
+			}
+		}
 	}
 	Status struct {
 		ObservedGeneration string // a number, as text
@@ -32,15 +40,19 @@ type rollout struct {
 		CurrentStepIndex   *int32
 		ReadyReplicas      int32
 		UpdatedReplicas    int32
+		BlueGreen          struct{ ActiveSelector, PreviewSelector string }
 		Canary             struct {
 			Weights *struct {
-				Canary, Stable struct {
-					Weight          int32
-					PodTemplateHash string
-				}
+				Canary, Stable weight
+				Additional     []weight
 			}
 		}
 	}
+}
+
+type weight struct {
+	Weight          int
+	PodTemplateHash string
 }
 
 // The readers below are for a function that was given to until: they need the world to hold still.

@@ -4,8 +4,12 @@
 //   - sandbox.go: the network and process namespaces that everything lives and ends in;
 //   - plane.go: etcd, API server, controllers, kubelet and kubeproxy; child.go: one started program;
 //   - world.go: everything that watchers of the API have seen, as a recording and as the latest state;
-//   - kubectl.go: commands; expect.go and history.go: facts about what has been seen; audit.go: who did what;
-//   - scenario.go: the list of scenarios, and one file for each.
+//   - kubectl.go, commands.go: what users type; expect.go, history.go, asked.go: facts about what has been seen;
+//     audit.go: who did what;
+//   - splitway.go: the proxy under test; gate.go: a way to the API server that can be cut;
+//   - list.go: all scenarios; scenario.go: how they are played; scene.go: what several of them are played on;
+//   - traffic.go: shares, losses and takeovers, by the load of ../load, and the table of them;
+//   - a file for each group of scenarios: pods.go, first_case.go, walks.go, killed.go, providers.go, outages.go, replicas.go.
 package main
 
 import (
@@ -15,7 +19,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -27,6 +30,7 @@ type options struct {
 	source   string // tests/cluster: manifests and images
 	work     string // made anew; logs and recordings stay there
 	hold     bool
+	quick    bool
 	timeout  time.Duration
 	names    []string
 }
@@ -38,13 +42,14 @@ func main() {
 	flag.StringVar(&o.source, "source", "", "folder with manifests/ and images/")
 	flag.StringVar(&o.work, "work", "", "folder for data, logs and recordings; what is in it goes")
 	flag.BoolVar(&o.hold, "hold", false, "play nothing: keep the control plane up until Ctrl-C, and say how to reach it")
-	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "bound for everything together")
+	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "bound for everything together")
+	flag.BoolVar(&o.quick, "quick", false, "only a few scenarios: two minutes")
 	list := flag.Bool("list", false, "show the scenarios")
 	flag.Parse()
 	o.names = flag.Args()
 	if *list {
 		for _, s := range scenarios {
-			fmt.Printf("%-12s %s\n", s.name, s.about)
+			fmt.Printf("%-24s %s\n", s.name, s.about)
 		}
 		return
 	}
@@ -63,7 +68,7 @@ func inside(o options) (err error) {
 	defer cancel()
 	ctx, cancelTimeout := context.WithTimeoutCause(asked, o.timeout, fmt.Errorf("not finished within %v", o.timeout))
 	defer cancelTimeout()
-	chosen, err := choose(o.names)
+	chosen, err := choose(o.names, o.quick)
 	if err != nil {
 		return err
 	}
@@ -90,13 +95,5 @@ func inside(o options) (err error) {
 		<-plane.ctx.Done()
 		return nil
 	}
-	for _, s := range chosen {
-		begun := time.Now()
-		fmt.Printf("\n== %s: %s\n", s.name, s.about)
-		if err := plane.play(s, filepath.Join(o.work, s.name+".jsonl")); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
-		fmt.Printf("== %s: passed, %.1f s\n", s.name, time.Since(begun).Seconds())
-	}
-	return nil
+	return plane.playAll(chosen)
 }

@@ -36,6 +36,11 @@ type plane struct {
 	env      []string
 	token    string // of system:masters
 	proxy    string // of the proxy's service account
+
+	scores    []score
+	takeovers []takeover
+	// Changes that proxies have followed, by their own metric, and how many of them within 100 ms.
+	followed, soon int
 }
 
 func (o *options) folder(name string) string { return filepath.Join(o.work, name) }
@@ -85,10 +90,10 @@ func startPlane(ctx context.Context, o options) (*plane, error) {
 	if err := p.serverReady(); err != nil {
 		return p, err
 	}
-	if err := p.writeKubeconfig(o.kubeconfig(), p.token); err != nil {
+	if err := p.writeKubeconfig(o.kubeconfig(), serverURL, p.token); err != nil {
 		return p, err
 	}
-	if err := p.writeKubeconfig(o.folder("kubeconfig-proxy"), p.proxy); err != nil {
+	if err := p.writeKubeconfig(o.folder("kubeconfig-proxy"), serverURL, p.proxy); err != nil {
 		return p, err
 	}
 	if _, err := p.kubectl("apply", "--server-side", "-f", o.crds); err != nil {
@@ -144,6 +149,20 @@ func (p *plane) revive(name string) error {
 		return p.etcdReady()
 	case "kube-apiserver":
 		return p.serverReady()
+	}
+	return nil
+}
+
+// reviveAll is for after a scenario that failed in the middle of an outage of its own.
+func (p *plane) reviveAll() error {
+	for _, c := range p.children {
+		select {
+		case <-c.ended:
+			if err := p.revive(c.name); err != nil {
+				return err
+			}
+		default:
+		}
 	}
 	return nil
 }
@@ -214,7 +233,7 @@ func (p *plane) stop() error {
 		// Its watches are still open; waiting for them to end by themselves proves nothing.
 		_ = c.stop(time.Second)
 	}
-	for _, name := range []string{"etcd", "home", "identities", "certificates", "kubeconfig", "kubeconfig-proxy", "tokens.csv", "service-accounts.pem"} {
+	for _, name := range []string{"etcd", "home", "identities", "volumes", "certificates", "kubeconfig", "kubeconfig-proxy", "tokens.csv", "service-accounts.pem"} {
 		failed = errors.Join(failed, os.RemoveAll(p.folder(name)))
 	}
 	if failed == nil {
@@ -244,14 +263,14 @@ func randomToken() string {
 	return hex.EncodeToString(bytes)
 }
 
-func (p *plane) writeKubeconfig(file, token string) error {
+func (p *plane) writeKubeconfig(file, server, token string) error {
 	text := fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters: [{name: test, cluster: {server: %q, certificate-authority: %q}}]
 users: [{name: test, user: {token: %s}}]
 contexts: [{name: test, context: {cluster: test, user: test}}]
 current-context: test
-`, serverURL, filepath.Join(p.folder("certificates"), "apiserver.crt"), token)
+`, server, filepath.Join(p.folder("certificates"), "apiserver.crt"), token)
 	return os.WriteFile(file, []byte(text), 0o600)
 }
 

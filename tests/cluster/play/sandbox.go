@@ -15,6 +15,9 @@ import (
 // Where everything in the sandbox can be reached; the pods' gateway.
 const gateway = "192.0.2.1"
 
+// A second address of the same machine, for a second proxy.
+const neighbour = "192.0.2.2"
+
 // bridge connects the pods, each of which has a network namespace of its own.
 const bridge = "pods"
 
@@ -72,6 +75,7 @@ func prepareSandbox(ctx context.Context) error {
 		"link set lo up",
 		"link add " + bridge + " type bridge",
 		"addr add " + gateway + "/24 dev " + bridge,
+		"addr add " + neighbour + "/24 dev " + bridge,
 		"link set " + bridge + " up",
 	}
 	command := exec.CommandContext(ctx, "ip", "-batch", "-")

@@ -12,29 +12,34 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"splitway.dev/cluster/load"
 )
 
-// scenario is one story, told by commands and checked by what the world shows.
+// scenario is one story, told by commands and checked by what the world shows. Those of one scene follow each other.
 type scenario struct {
 	name  string
 	about string
+	scene *scene
 	play  func(*stage) error
+	quick bool // part of --quick
 }
 
-var scenarios = []scenario{
-	{"pods", "the kubelet double: identity, crash, an API server that is away, grace", pods},
-	{"first-case", "33 %, pause, 100 %: triggered by a patch, promoted by the plugin", firstCase},
-}
-
-func choose(names []string) ([]scenario, error) {
+func choose(names []string, quick bool) ([]scenario, error) {
+	chosen := make([]scenario, 0, len(scenarios))
 	if len(names) == 0 {
-		return scenarios, nil
+		for _, s := range scenarios {
+			if s.quick || !quick {
+				chosen = append(chosen, s)
+			}
+		}
+		return chosen, nil
 	}
-	var chosen []scenario
 	for _, name := range names {
 		known := len(chosen)
 		for _, s := range scenarios {
-			if s.name == name {
+			// A scene's name stands for all of its scenarios.
+			if s.name == name || strings.HasPrefix(s.name, name+"/") {
 				chosen = append(chosen, s)
 			}
 		}
@@ -45,28 +50,148 @@ func choose(names []string) ([]scenario, error) {
 	return chosen, nil
 }
 
-// stage is what a scenario has to play on.
+// stage is what the scenarios of a scene are played on.
 type stage struct {
 	*plane
-	world *world
-	begun time.Time
+	scene   *scene
+	world   *world
+	proxies []*splitway
+	inPods  []*splitway // those that are pods of the scene's own making
+	loads   []*load.Load
+	gates   []*gate
+	names   map[string]string // of versions, by hash
+	count   int               // of versions
+	retried bool              // a scenario has made the proxy send requests to another version than it had chosen
+	stable  version           // answers everything when a scenario begins
+	latest  version           // is stable, or on its way to be
+	newest  string            // the hash of what was released last
+
+	// Of one scenario:
+	begun   time.Time
+	score   score
+	mark    int // the number of the event that follows the last command
+	silence *silence
+	mayLose func(load.Record) bool
 }
 
-// play cleans up after the scenario so that the next one finds an empty namespace.
-func (p *plane) play(s scenario, recording string) error {
-	w, err := watchWorld(p.ctx, p.kubeconfig(), recording)
-	if err != nil {
-		return err
+// playAll goes on after a failure, with a new stage: one fault must not hide others.
+func (p *plane) playAll(chosen []scenario) error {
+	var open *stage
+	end := func() error {
+		if open == nil {
+			return nil
+		}
+		s := open
+		open = nil
+		return s.close()
 	}
-	stage := &stage{plane: p, world: w, begun: time.Now()}
-	if err := errors.Join(s.play(stage), w.close()); err != nil {
+	for _, s := range chosen {
+		if open != nil && open.scene != s.scene {
+			if err := end(); err != nil {
+				return err
+			}
+		}
+		begun := time.Now()
+		fmt.Printf("\n== %s: %s\n", s.name, s.about)
+		var err error
+		if open == nil {
+			open, err = p.open(s.scene)
+		}
+		one := score{scenario: s.name}
+		if err == nil {
+			one, err = open.play(s)
+		}
 		if cause := context.Cause(p.ctx); cause != nil {
 			return cause
 		}
+		one.took, one.err = time.Since(begun), err
+		p.scores = append(p.scores, one)
+		if err == nil {
+			fmt.Printf("== %s: passed, %.1f s\n", s.name, one.took.Seconds())
+			continue
+		}
+		fmt.Printf("== %s: FAILED after %.1f s: %v\n", s.name, one.took.Seconds(), err)
+		if err := end(); err != nil {
+			return err
+		}
+	}
+	if err := end(); err != nil {
 		return err
 	}
-	_, err = p.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait", "--timeout", "60s")
+	p.summary()
+	var failed []string
+	for _, one := range p.scores {
+		if one.err != nil {
+			failed = append(failed, one.scenario)
+		}
+	}
+	if failed != nil {
+		return fmt.Errorf("%d of %d scenarios: %s", len(failed), len(chosen), strings.Join(failed, ", "))
+	}
+	return nil
+}
+
+// open returns a stage that can be closed even if it could not be set.
+func (p *plane) open(of *scene) (*stage, error) {
+	w, err := watchWorld(p.ctx, p.kubeconfig(), p.folder(of.name+".jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	s := &stage{plane: p, scene: of, world: w, begun: time.Now()}
+	if of.bare {
+		return s, nil
+	}
+	return s, s.set()
+}
+
+func (s *stage) play(of scenario) (score, error) {
+	s.begun, s.mark, s.silence, s.mayLose = time.Now(), s.world.mark(), nil, nil
+	s.score = score{scenario: of.name}
+	err := of.play(s)
+	err = errors.Join(err, s.stillSilent(), s.losses(), s.onlyLooked())
+	if err == nil {
+		err = s.accounts()
+	}
+	return s.score, err
+}
+
+// close leaves an empty namespace for the next scene.
+func (s *stage) close() error {
+	for _, l := range s.loads {
+		l.Stop()
+	}
+	if err := s.noteMetrics(); err != nil {
+		fmt.Println("no metrics:", err)
+	}
+	for _, w := range s.proxies {
+		// It would drain, for the time that a load balancer needs to notice. Nobody is left who could.
+		w.kill()
+	}
+	for _, g := range s.gates {
+		g.cut()
+	}
+	if err := errors.Join(s.reviveAll(), s.world.close()); err != nil {
+		return err
+	}
+	_, err := s.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait", "--timeout", "60s")
 	return err
+}
+
+// onlyLooked wants that the proxy's account has changed nothing.
+func (s *stage) onlyLooked() error {
+	acts, err := s.acts(account)
+	if err != nil {
+		return err
+	}
+	for act, count := range acts {
+		if verb, _, _ := strings.Cut(act, " "); verb != "get" && verb != "list" && verb != "watch" {
+			return fmt.Errorf("the API server's audit log shows that splitway has done %q, %d times; all: %v", act, count, acts)
+		}
+	}
+	if len(s.proxies) > 0 && acts["watch rollouts"] == 0 {
+		return fmt.Errorf("expected the audit log to show watch rollouts for %s, found %v", account, acts)
+	}
+	return nil
 }
 
 // apply deploys a file of manifests.

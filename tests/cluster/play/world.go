@@ -37,6 +37,8 @@ type event struct {
 	Kind   string                     `json:"kind,omitempty"`
 	Object *unstructured.Unstructured `json:"object,omitempty"`
 	Note   string                     `json:"note,omitempty"`
+
+	when time.Time // At, on the clock that the load has, too
 }
 
 // world is what watchers have seen, from the first event to the latest state.
@@ -51,6 +53,8 @@ type world struct {
 	latest  map[string]map[string]*unstructured.Unstructured // by kind and name
 	changed chan struct{}                                    // closed at the next event
 	broken  error
+	round   context.Context // of the watches that run now
+	end     context.CancelFunc
 }
 
 // watchWorld returns when every kind has been listed.
@@ -59,6 +63,8 @@ func watchWorld(ctx context.Context, kubeconfig, recording string) (*world, erro
 	if err != nil {
 		return nil, err
 	}
+	// Asking again and again while the server is away must not make anybody wait once it is back.
+	config.QPS = -1
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, err
@@ -72,6 +78,7 @@ func watchWorld(ctx context.Context, kubeconfig, recording string) (*world, erro
 		latest: map[string]map[string]*unstructured.Unstructured{},
 	}
 	ctx, w.stop = context.WithCancel(ctx)
+	w.round, w.end = context.WithCancel(ctx)
 	var listed sync.WaitGroup
 	for _, resource := range watched {
 		listed.Add(1)
@@ -83,8 +90,18 @@ func watchWorld(ctx context.Context, kubeconfig, recording string) (*world, erro
 
 func (w *world) close() error {
 	w.stop()
+	w.end()
 	w.done.Wait()
 	return w.file.Close()
+}
+
+// again ends all watches and lists everything anew. A watcher that goes on from a number which the server, restored from an
+// older state, has not reached yet hears nothing until it has.
+func (w *world) again(ctx context.Context) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.end()
+	w.round, w.end = context.WithCancel(ctx)
 }
 
 // follow lists, watches, and begins again when the watch ends. listed is called once, whatever happens.
@@ -92,12 +109,15 @@ func (w *world) follow(ctx context.Context, of dynamic.ResourceInterface, listed
 	once := sync.OnceFunc(listed)
 	defer once()
 	for ctx.Err() == nil {
-		list, err := of.List(ctx, metav1.ListOptions{})
+		w.mu.Lock()
+		round := w.round
+		w.mu.Unlock()
+		list, err := of.List(round, metav1.ListOptions{})
 		if err == nil {
 			w.replace(list)
 			once()
 			var events watch.Interface
-			if events, err = of.Watch(ctx, metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}); err == nil {
+			if events, err = of.Watch(round, metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}); err == nil {
 				for e := range events.ResultChan() {
 					if object, ok := e.Object.(*unstructured.Unstructured); ok && e.Type != watch.Error {
 						w.add(event{Type: string(e.Type), Kind: object.GetKind(), Object: object})
@@ -130,6 +150,17 @@ func (w *world) replace(list *unstructured.UnstructuredList) {
 	}
 }
 
+// fail ends every wait, with the reason.
+func (w *world) fail(reason error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken == nil {
+		w.broken = reason
+	}
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
 // did puts an action of the scenario between what it has caused and what was before.
 func (w *world) did(note string) {
 	w.add(event{Type: "DID", Note: note})
@@ -138,7 +169,8 @@ func (w *world) did(note string) {
 func (w *world) add(e event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e.At = float64(time.Since(w.begun).Milliseconds()) / 1000
+	e.when = time.Now()
+	e.At = float64(e.when.Sub(w.begun).Milliseconds()) / 1000
 	if e.Object != nil {
 		e.Object.SetManagedFields(nil)
 		switch {
