@@ -120,7 +120,7 @@ pub struct App {
     /// What it calls itself in its answers
     #[arg(long, default_value = "stable", value_name = "NAME")]
     pub name: String,
-    /// Where it listens, as in :9001; repeat for more ports
+    /// Where it listens; may be repeated
     #[arg(long, default_value = "127.0.0.1:0", value_parser = loopback, value_name = "ADDRESS")]
     pub listen: Vec<SocketAddr>,
     /// Answer 500 to one request in so many
