@@ -43,7 +43,7 @@ Next: splitway demo        All commands: splitway --help
     version,
     long_version = LONG_VERSION,
     about = "An exact HTTP traffic split in front of the versions of one application",
-    before_help = "Examples:\n  splitway demo\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%\n  splitway run --config splitway.yaml",
+    before_help = "Examples:\n  splitway demo\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%",
     after_help = "Next: splitway demo",
     disable_help_subcommand = true
 )]
@@ -120,7 +120,7 @@ pub struct App {
     /// What it calls itself in its answers
     #[arg(long, default_value = "stable", value_name = "NAME")]
     pub name: String,
-    /// Where it listens; :9001 is 127.0.0.1:9001; more than once for several ports
+    /// Where it listens; may be repeated
     #[arg(long, default_value = "127.0.0.1:0", value_parser = loopback, value_name = "ADDRESS")]
     pub listen: Vec<SocketAddr>,
     /// Answer 500 to one request in so many

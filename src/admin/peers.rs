@@ -72,7 +72,7 @@ pub async fn ask_all(following: Option<&Following>, port: u16, asked: &Asked, ow
     if let Some(why) = cannot_ask(peers) {
         return Report { verified: false, why: vec![why], ..own };
     }
-    let own_address = following.and_then(|following| Some(peers[following.turn?.index() as usize]));
+    let own_address = following.and_then(|following| peers.get(following.turn?.index() as usize).copied());
     let target = asked.to_target();
     let mut asking = JoinSet::new();
     for peer in peers.iter().filter(|peer| Some(**peer) != own_address) {
@@ -138,4 +138,67 @@ fn disagreements(replicas: &[Replica], question: &Question) -> Vec<String> {
         why.push(format!("no replica has ever served version {version}: is it spelt right?"));
     }
     why
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::route::VersionHash;
+
+    fn replica(said: Said) -> Replica {
+        Replica { address: Some(([10, 0, 0, 1], 9090).into()), own: false, said }
+    }
+
+    fn drained() -> Question {
+        Question::Drained(VersionHash::new("v1"))
+    }
+
+    fn about_v1(known: bool, open: i64) -> Said {
+        Said { verified: known && open == 0, known: Some(known), open: Some(open), ..Said::default() }
+    }
+
+    #[test]
+    fn nobody_and_too_many_are_not_asked() {
+        let peers = |n: usize| (0..n).map(|n| IpAddr::from([10, 0, 0, n as u8])).collect::<Vec<_>>();
+        assert!(cannot_ask(&[]).is_some_and(|why| why.contains("--service NAME") && why.contains("POD_IP")));
+        assert_eq!((cannot_ask(&peers(1)), cannot_ask(&peers(64))), (None, None));
+        assert!(cannot_ask(&peers(65)).is_some_and(|why| why.contains("at most 64")));
+    }
+
+    #[tokio::test]
+    async fn a_replica_may_have_an_address_of_six_colons() {
+        let peers = vec!["2001:db8::1".parse().unwrap()];
+        let following = Following { peers, turn: crate::route::picker::Turn::new(0, 1), ..Following::default() };
+        let asked = Asked { question: drained(), port: None, all: true };
+        let own = Report { verified: true, known: Some(true), open: Some(0), ..Report::default() };
+        let report = ask_all(Some(&following), 9090, &asked, own).await;
+        assert!(report.verified && report.why.is_empty(), "{report:?}");
+        let address = report.replicas[0].address.map(|address| address.to_string());
+        assert_eq!(address.as_deref(), Some("[2001:db8::1]:9090"));
+    }
+
+    #[test]
+    fn a_replica_that_never_served_the_version_is_fine_if_another_did() {
+        let why = |said: &[Said]| disagreements(&said.iter().cloned().map(replica).collect::<Vec<_>>(), &drained());
+        assert_eq!(why(&[about_v1(true, 0), about_v1(false, 0)]), [""; 0]);
+        assert_eq!(why(&[about_v1(false, 0), about_v1(false, 0)]).len(), 1);
+        assert_eq!(why(&[about_v1(true, 1), about_v1(false, 0)]).len(), 1);
+        assert_eq!(why(&[about_v1(true, 0), Said::nothing("no answer".to_owned())]).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn one_that_is_not_verified_is_enough(all in proptest::collection::vec(any::<bool>(), 1..10)) {
+            let share = super::super::verify::Share::new(1, 4);
+            let weight = Question::Weight { share, version: None, generation: None };
+            let said = |verified: &bool| replica(Said { verified: *verified, ..Said::default() });
+            let replicas: Vec<_> = all.iter().map(said).collect();
+            prop_assert_eq!(disagreements(&replicas, &weight).is_empty(), all.iter().all(|verified| *verified));
+            let open = |verified: &bool| replica(about_v1(true, i64::from(!*verified)));
+            let replicas: Vec<_> = all.iter().map(open).collect();
+            prop_assert_eq!(disagreements(&replicas, &drained()).is_empty(), all.iter().all(|verified| *verified));
+        }
+    }
 }

@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
+use super::explain::{decode, encode};
 use super::{Context, nearest};
-use crate::admin::explain::{decode, encode};
 use crate::control::Status;
 use crate::metrics::Totals;
 use crate::route::picker::{Tally, Window};
@@ -341,11 +341,6 @@ pub fn judge(
     };
     if let Some(wanted) = generation.filter(|wanted| report.generation < *wanted) {
         report.why.push(format!("generation {} is served, asked for is {wanted} or a newer one", report.generation));
-    }
-    if let Some((_, refused)) = &status.refused
-        && generation.is_some()
-    {
-        report.why.push(format!("a later change was refused: {}", refused.message));
     }
     for seen in seen {
         let at = if seen.port.is_unnamed() { String::new() } else { format!("port {}: ", seen.port.as_str()) };

@@ -2,7 +2,7 @@
 //! that compiles. COLD: it plans anew whenever something is seen, and when a plan asks to be woken.
 //!
 //! A source says what it saw, and decides nothing; what to serve for it is [`plan`]'s to say. A picture that changes
-//! nothing about routing is not compiled again.
+//! nothing about routing, nor the generation that it was planned for, is not compiled again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -162,7 +162,10 @@ impl Engine {
     }
 
     fn set_apart(&mut self) {
-        if let Engine::Here(connection) = std::mem::replace(self, Engine::Ended) {
+        // One that is apart already stays so.
+        if matches!(self, Engine::Here(_))
+            && let Engine::Here(connection) = std::mem::replace(self, Engine::Ended)
+        {
             *self = Engine::Apart(tokio::task::spawn_local(async move { drop(connection.await) }));
         }
     }

@@ -110,6 +110,7 @@ async fn break_it(id: &str, case: &mut Case) -> &'static [&'static str] {
             let mut other = service("shop-canary", "v2");
             other["spec"]["selector"]["app"] = json!("shoe");
             api.put("services", other);
+            case.change(|rollout| rollout["spec"]["template"]["metadata"]["labels"] = json!({"app": "shop"}));
         }
         // Without the port there is no endpoint at which a weight could be served.
         "port.found" => {
@@ -212,9 +213,8 @@ async fn every_cause_is_found_by_its_own_line_and_by_no_line_before_it() {
     // A few at a time: each has programs of its own.
     for some in all.chunks(6) {
         let mut cases = tokio::task::JoinSet::new();
-        for id in some.iter().cloned() {
-            let all = all.clone();
-            cases.spawn(async move { is_found(&id, &all).await });
+        for id in some {
+            cases.spawn(is_found(id.clone(), all.clone()));
         }
         while let Some(found) = cases.join_next().await {
             found.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
@@ -223,18 +223,18 @@ async fn every_cause_is_found_by_its_own_line_and_by_no_line_before_it() {
 }
 
 /// The line fails, with nothing before it that is not ok, and nothing after it but what the same cause has broken.
-async fn is_found(id: &str, all: &[String]) {
+async fn is_found(id: String, all: Vec<String>) {
     let mut case = Case::new().await;
-    let also = break_it(id, &mut case).await;
+    let also = break_it(&id, &mut case).await;
     let said = case.check("json").await;
     assert_eq!(said.code, 1, "{id}: {said:?}");
     let checks = checks(&said);
     assert_eq!(checks.iter().map(|check| check["id"].as_str().unwrap()).collect::<Vec<_>>(), all);
     let failed = ids(&checks, "FAIL");
-    assert_eq!(failed.first(), Some(&id.to_owned()), "{}", said.out);
+    assert_eq!(failed.first(), Some(&id), "{}", said.out);
     let extra: Vec<_> = failed[1..].iter().filter(|failed| !also.contains(&failed.as_str())).collect();
     assert!(extra.is_empty(), "{id}: {extra:?} as well: {}", said.out);
-    let before = checks.iter().take_while(|check| check["id"] != *id);
+    let before = checks.iter().take_while(|check| check["id"] != id);
     assert!(before.clone().all(|check| check["outcome"] == "ok"), "{id}: {}", said.out);
     for check in checks.iter().filter(|check| check["outcome"] == "FAIL") {
         assert!(check["remedy"].as_str().is_some_and(|remedy| remedy.len() > 20), "{check}");
@@ -250,7 +250,12 @@ async fn is_found(id: &str, all: &[String]) {
         |check: &Value| format!("  {:<4}  {}: ", check["outcome"].as_str().unwrap(), check["id"].as_str().unwrap());
     let places: Vec<usize> = checks
         .iter()
-        .map(|check| lines.iter().position(|line| line.starts_with(&line_of(check))).expect(&line_of(check)))
+        .map(|check| {
+            lines
+                .iter()
+                .position(|line| line.starts_with(&line_of(check)))
+                .unwrap_or_else(|| panic!("{}", line_of(check)))
+        })
         .collect();
     assert!(places.is_sorted(), "{}", text.out);
     let flat = text.out.split_whitespace().collect::<Vec<_>>().join(" ");

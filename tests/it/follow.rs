@@ -1,13 +1,14 @@
 //! `run --rollout`: the program follows a Rollout on an API server that does whatever the test wants. Busy clients check
 //! every answer meanwhile, and none may be lost. (Whole rollouts by the real controller are in `tests/cluster`.)
 
+mod replicas;
 pub mod server;
 
 use serde_json::{Value, json};
 
 use crate::process::{Folder, Serving};
 use crate::reload::Clients;
-use crate::support::{App, eventually};
+use crate::support::{App, Client, eventually};
 use server::ApiServer;
 
 /// An API server with a Rollout between two versions, an application for each, and a proxy that follows it.
@@ -52,7 +53,8 @@ pub fn rollout(index: usize) -> Value {
         "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
         "metadata": {"name": "shop", "namespace": "services", "generation": 2,
             "annotations": {"rollout.argoproj.io/revision": "2"}},
-        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "shop"}}, "strategy": {"canary": {
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "shop"}},
+            "template": {"metadata": {"labels": {"app": "shop"}}}, "strategy": {"canary": {
             "stableService": "shop-stable", "canaryService": "shop-canary", "trafficRouting": {}, "steps": steps}}},
         "status": {"observedGeneration": "2", "stableRS": "v1", "currentPodHash": "v2", "currentStepIndex": index,
             "currentStepHash": "s", "selector": "app=shop"},
@@ -301,4 +303,47 @@ async fn a_file_beside_the_rollout_adds_routes_for_its_roles() {
     for _ in 0..20 {
         assert_eq!(client.get_with("/", &[("x-tester", "1")]).await.app(), "stable");
     }
+}
+
+#[tokio::test]
+async fn the_annotation_adds_a_route_and_a_finer_weight_and_its_mistakes_are_told() {
+    let world = World::new().await;
+    let annotate = |text: &str| {
+        let mut rollout = rollout(1);
+        rollout["metadata"]["annotations"]["splitway.dev/routes"] = json!(text);
+        world.api.put("rollouts", rollout);
+    };
+    let finer = |config: &Value| {
+        let versions = config["ports"][0]["split"]["versions"].as_array().map_or(&[][..], Vec::as_slice);
+        versions.iter().any(|version| version["version"] == "v2" && version["asked_ratio"] == 0.205)
+    };
+    let good = "weights: [{step: 0, weight: 20.5%}]\n\
+                routes: [setHeaderRoute: {name: testers, match: [{headerName: x-tester, headerValue: {exact: 'yes'}}]}]";
+    annotate(good);
+    let proxy = world.proxy(&[]).await;
+    let config = proxy.until("the finer weight", finer).await;
+    assert!(config["rollout"]["annotation_error"].is_null(), "{config:#}");
+    let all_testers_see_the_canary = async || {
+        let mut client = Client::connect(proxy.proxy).await;
+        for _ in 0..20 {
+            assert_eq!(client.get_with("/", &[("x-tester", "yes")]).await.app(), "canary");
+        }
+    };
+    all_testers_see_the_canary().await;
+    assert_eq!(proxy.metric("splitway_rollout_annotation_refused", "").await, 0.0);
+
+    // A mistake changes nothing but what is told.
+    annotate(&good.replace("setHeaderRoute", "setHeaderRout"));
+    let config = proxy.until("the mistake is told", |config| config["rollout"]["annotation_error"].is_string()).await;
+    let error = config["rollout"]["annotation_error"].as_str().unwrap();
+    let place = "metadata.annotations[splitway.dev/routes].routes[0].setHeaderRout: Forbidden: unknown field";
+    assert!(error.contains(place) && says(&config, place) && finer(&config), "{config:#}");
+    assert_eq!(proxy.metric("splitway_rollout_annotation_refused", "").await, 1.0);
+    all_testers_see_the_canary().await;
+
+    annotate("");
+    let config = proxy.until("the whole weight", canary_is(20)).await;
+    assert!(config["rollout"]["annotation_error"].is_null() && !says(&config, place), "{config:#}");
+    assert_eq!(config["ports"][0]["routes"].as_array().map_or(0, Vec::len), 0, "{config:#}");
+    assert_eq!(proxy.metric("splitway_rollout_annotation_refused", "").await, 0.0);
 }

@@ -28,3 +28,4 @@ mod split;
 mod sticky;
 mod stream;
 mod tour;
+mod verify;

@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::control::Rejected;
 use crate::metrics::made_up;
 use crate::route::Generation;
 
@@ -133,10 +132,6 @@ fn the_weight_the_generation_and_the_sent_share_all_have_to_be_right() {
     let of_rollout = Status { rollout_generation: Some(7), ..status() };
     assert!(judged(None, Some(7), &of_rollout).verified);
     assert!(!judged(None, Some(8), &of_rollout).verified);
-    let rejected = Rejected { origin: "test".to_owned(), message: "no such field".to_owned() };
-    let refused = Status { refused: Some((std::time::SystemTime::now(), rejected)), ..status() };
-    assert!(!judged(None, Some(3), &refused).verified);
-    assert!(judged(None, None, &refused).verified);
     assert!(!judge(None, quarter, None, None, &status()).verified);
 }
 

@@ -14,6 +14,7 @@ var (
 	pingPongScene  = &scene{name: "ping-pong", mode: published, object: pingPong, extra: "ping-pong.yaml"}
 	blueGreenScene = &scene{name: "blue-green", object: blueGreen}
 	outageScene    = &scene{name: "outages", mode: empty, object: canary(fields{}), proxies: behindGate}
+	checkScene     = &scene{name: "check", mode: empty, object: canary(fields{}), proxies: behindGate}
 	replicasScene  = &scene{name: "replicas", mode: empty, object: canary(fields{}), extra: "replicas.yaml", proxies: twoReplicas}
 )
 
@@ -56,5 +57,6 @@ var scenarios = append([]scenario{
 	{"outages/away", "the API server is away for 30 s, and the proxy is started again meanwhile", outageScene, serverAway, false},
 	{"outages/410", "what the proxy has seen last is no longer known", outageScene, gone410, false},
 	{"outages/restored", "etcd is restored from an older state", outageScene, restored, false},
+	{"check", "every cause that splitway check knows, brought about", checkScene, checkAll, false},
 	{"replicas", "two proxies, one of which hears nothing for a while", replicasScene, heldReplica, false},
 }, deployScenarios...)
