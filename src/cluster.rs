@@ -42,11 +42,12 @@ impl Rollout {
             true => default.clone(),
             false => port.as_str().parse().unwrap_or_default(),
         };
+        let service = given(flags.service).map(|service| own_service(&service, &namespace)).transpose()?;
         let settings = kube::Settings {
             name: name.name.clone(),
             namespace,
             ports: ports.iter().map(port).collect(),
-            service: given(flags.service).map(|service| own_service(&service, &default_namespace)).transpose()?,
+            service,
             state_dir: flags.state_dir.filter(|path| !path.as_os_str().is_empty()),
         };
         Ok(Self { client, settings, following: watch::channel(Following::default()).0 })
@@ -119,8 +120,9 @@ fn namespace(name: &RolloutName, flag: Option<String>, default: &str) -> Result<
     }
 }
 
-fn own_service(text: &str, default_namespace: &str) -> Result<OwnService, String> {
-    let (namespace, name) = text.split_once('/').unwrap_or((default_namespace, text));
+/// Where it names no namespace, that of the Rollout.
+fn own_service(text: &str, rollouts_namespace: &str) -> Result<OwnService, String> {
+    let (namespace, name) = text.split_once('/').unwrap_or((rollouts_namespace, text));
     let address = env::var("POD_IP").ok().filter(|address| !address.is_empty()).ok_or_else(|| {
         "--service needs this pod's own address in the variable POD_IP: set it from the field status.podIP".to_owned()
     })?;

@@ -497,7 +497,8 @@ impl End {
 /// Logs go to stderr: what was asked for goes to stdout.
 fn log(level: &str, format: LogFormat) {
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        // The client's own lines say what our watches say, in other words and for each try. Whoever names it hears it.
+        .with_env_filter(tracing_subscriber::EnvFilter::new(format!("kube_client=off,{level}")))
         .with_writer(io::stderr)
         .with_target(false)
         // It would report a closed stderr on stderr, and panic.
