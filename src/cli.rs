@@ -169,10 +169,9 @@ pub struct Run {
     pub print_addresses: bool,
 }
 
-/// How a Rollout is reached. (`--port` has no variable: Kubernetes itself sets `SPLITWAY_PORT` in every pod of a namespace
-/// with a Service named `splitway`.)
+/// Where a Rollout is.
 #[derive(Args, Default)]
-pub struct Cluster {
+pub struct Place {
     /// Which API server [default: the pod's or yours]
     #[arg(long, env = "SPLITWAY_KUBECONFIG", hide_env = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -182,6 +181,14 @@ pub struct Cluster {
     /// The Rollout's, if --rollout does not say it
     #[arg(short, long, env = "SPLITWAY_NAMESPACE", hide_env = true, value_name = "NAME")]
     pub namespace: Option<String>,
+}
+
+/// How a Rollout is followed. (`--port` has no variable: Kubernetes itself sets `SPLITWAY_PORT` in every pod of a namespace
+/// with a Service named `splitway`.)
+#[derive(Args, Default)]
+pub struct Cluster {
+    #[command(flatten)]
+    pub place: Place,
     /// The application's [default: the stable Service's]
     #[arg(long, value_name = "PORT")]
     pub port: Option<String>,
@@ -327,15 +334,8 @@ pub struct Check {
     /// The Argo Rollout, as in services/shop
     #[arg(short, long, env = "SPLITWAY_ROLLOUT", hide_env = true, value_name = "NS/NAME")]
     pub rollout: String,
-    /// Which API server [default: the pod's or yours]
-    #[arg(long, env = "SPLITWAY_KUBECONFIG", hide_env = true, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// Which context of the kubeconfig
-    #[arg(long, env = "SPLITWAY_CONTEXT", hide_env = true, value_name = "NAME")]
-    pub context: Option<String>,
-    /// The Rollout's, if --rollout does not say it
-    #[arg(short, long, env = "SPLITWAY_NAMESPACE", hide_env = true, value_name = "NAME")]
-    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub place: Place,
     /// The application's; may be repeated [default: the stable Service's]
     #[arg(long = "port", value_name = "PORT")]
     pub ports: Vec<String>,

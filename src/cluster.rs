@@ -3,7 +3,6 @@
 use std::env;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use splitway::check;
@@ -34,9 +33,7 @@ impl fmt::Display for Rollout {
 impl Rollout {
     /// Reads the settings for the API server. The error is a whole explanation.
     pub async fn reach(name: &RolloutName, ports: &[PortName], flags: cli::Cluster) -> Result<Self, String> {
-        let access = access(flags.kubeconfig, flags.context);
-        let (client, default_namespace) = access.client().await?;
-        let namespace = namespace(name, given(flags.namespace), &default_namespace)?;
+        let (_, client, namespace) = reach(name, flags.place).await?;
         let default: PortRef = given(flags.port).unwrap_or_default().parse().unwrap_or_default();
         let port = |port: &PortName| match port.is_unnamed() {
             true => default.clone(),
@@ -85,12 +82,11 @@ impl Rollout {
 
 /// Everything that `check` needs. The error is a whole explanation.
 pub async fn look_at(name: &RolloutName, flags: cli::Check) -> Result<(kube::Client, check::Settings), String> {
-    let access = access(flags.kubeconfig, flags.context);
-    let (client, default_namespace) = access.client().await?;
+    let (access, client, namespace) = reach(name, flags.place).await?;
     let ports: Vec<PortRef> =
         flags.ports.iter().filter(|port| !port.is_empty()).map(|port| port.parse().unwrap_or_default()).collect();
     let settings = check::Settings {
-        namespace: namespace(name, given(flags.namespace), &default_namespace)?,
+        namespace,
         name: name.name.clone(),
         ports: if ports.is_empty() { vec![PortRef::Default] } else { ports },
         admin: flags.admin,
@@ -104,20 +100,25 @@ fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
-fn access(kubeconfig: Option<PathBuf>, context: Option<String>) -> Access {
-    Access { kubeconfig: kubeconfig.filter(|path| !path.as_os_str().is_empty()), context: given(context) }
-}
-
-/// The Rollout's: as it is named, else as a flag says, else the API server's settings.
-fn namespace(name: &RolloutName, flag: Option<String>, default: &str) -> Result<String, String> {
-    match (&name.namespace, flag) {
+/// The way to the API server, and the Rollout's namespace: as it is named, else as a flag says, else as the API server's
+/// settings do. Nothing is asked yet.
+async fn reach(name: &RolloutName, place: cli::Place) -> Result<(Access, kube::Client, String), String> {
+    let access = Access {
+        kubeconfig: place.kubeconfig.filter(|path| !path.as_os_str().is_empty()),
+        context: given(place.context),
+    };
+    let (client, default) = access.client().await?;
+    let namespace = match (&name.namespace, given(place.namespace)) {
         (Some(named), Some(flag)) if *named != flag => {
-            Err(format!("--rollout {name} is in namespace {named}, and --namespace says {flag}: leave out one"))
+            return Err(format!(
+                "--rollout {name} is in namespace {named}, and --namespace says {flag}: leave out one"
+            ));
         }
-        (Some(named), _) => Ok(named.clone()),
-        (None, Some(flag)) => Ok(flag),
-        (None, None) => Ok(default.to_owned()),
-    }
+        (Some(named), _) => named.clone(),
+        (None, Some(flag)) => flag,
+        (None, None) => default,
+    };
+    Ok((access, client, namespace))
 }
 
 /// Where it names no namespace, that of the Rollout.
