@@ -351,7 +351,8 @@ fn api_line(following: &Following) -> String {
         .saved_at
         .map(|at| format!("[ ] rollout: serving the state saved at {}\n", view::time(at)))
         .unwrap_or_default();
-    format!("{heard}\n{saved}")
+    let notes: String = following.notes.iter().map(|note| format!("[ ] rollout: {note}\n")).collect();
+    format!("{heard}\n{saved}{notes}")
 }
 
 fn explain(context: &Context, query: &str, wants_text: bool) -> Answer {

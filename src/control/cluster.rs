@@ -98,7 +98,7 @@ pub struct Following {
 
 pub type FollowingView = watch::Receiver<Following>;
 
-/// Follows `seen` until its source or the loop is gone. `ports`: how many the proxy has.
+/// Follows `seen` until its source or the loop is gone.
 pub async fn follow(
     rollout: String,
     mut seen: watch::Receiver<Seen>,
@@ -110,11 +110,14 @@ pub async fn follow(
     let mut planner = Planner::default();
     let mut last: Option<Observed> = None;
     let mut notes = Vec::new();
+    // What a plan does by itself, because its time has come, is no news of the API server.
+    let mut is_news = true;
     loop {
         let now = seen.borrow_and_update().clone();
         tell(&rollout, &now, &following, &metrics);
         let mut wake_at = None;
         if let Some(cluster) = &now.cluster {
+            let generation = cluster.rollout.as_ref().and_then(|rollout| rollout.metadata.generation);
             let planned = planner.plan(cluster, &now.overlay, started.elapsed());
             wake_at = planned.wake_at;
             for note in planned.notes.iter().filter(|note| !notes.contains(*note)) {
@@ -125,25 +128,24 @@ pub async fn follow(
             following.send_modify(|following| {
                 following.notes = notes.clone();
                 following.annotation_error = planned.problem.clone();
-                following.rollout_generation = cluster.rollout.as_ref().and_then(|rollout| rollout.metadata.generation);
+                following.rollout_generation = generation;
             });
-            if let Some(routings) = planned.routings {
+            // The first snapshot makes the proxy ready: it waits until requests can be answered. Later ones are published
+            // whatever they say.
+            let may_serve = |routings: &Vec<Routing>| last.is_some() || routings.iter().all(has_endpoints);
+            if let Some(routings) = planned.routings.filter(may_serve) {
                 let plain = Observed::plain(routings, &format!("rollout {rollout}"));
                 let refusal_stands = now.overlay.refusal_stands;
-                let rollout_generation = cluster.rollout.as_ref().and_then(|rollout| rollout.metadata.generation);
+                let since = now.since.filter(|_| is_news);
                 let observed =
-                    Observed { turn: cluster.turn, since: now.since, refusal_stands, rollout_generation, ..plain };
+                    Observed { turn: cluster.turn, since, refusal_stands, rollout_generation: generation, ..plain };
                 if last.as_ref().is_none_or(|last| is_new(last, &observed)) {
                     last = Some(observed.clone());
                     if observations.send(Ok(observed)).await.is_err() {
                         return;
                     }
                 }
-                let generation = cluster.rollout.as_ref().and_then(|rollout| rollout.metadata.generation);
-                metrics
-                    .api
-                    .generation
-                    .set(generation.and_then(|generation| u64::try_from(generation).ok()).unwrap_or(0));
+                metrics.api.generation.set(generation.map_or(0, |generation| u64::try_from(generation).unwrap_or(0)));
             }
         }
         let woken = async {
@@ -153,11 +155,20 @@ pub async fn follow(
             }
         };
         tokio::select! {
-            changed = seen.changed() => if changed.is_err() { return },
-            () = woken => {}
+            changed = seen.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                is_news = true;
+            }
+            () = woken => is_news = false,
             () = observations.closed() => return,
         }
     }
+}
+
+fn has_endpoints(routing: &Routing) -> bool {
+    routing.backends.iter().any(|backend| !backend.endpoints.is_empty())
 }
 
 /// Whether there is something to compile, a refusal to take back, or a newer Rollout that asks for the same.

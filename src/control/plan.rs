@@ -146,8 +146,8 @@ pub fn plan(observed: &ObservedCluster, previous: Option<&Applied>, now: Moment)
 
     let waiting = previous.filter(|_| !aborted).and_then(|previous| waits(&newest, previous, &pools, now));
     let wanted = match (&waiting, previous) {
-        (Some((version, since)), Some(previous)) => {
-            notes.push(notes::waits(version, &newest.shares, &previous.wanted.shares, *since + PATIENCE - now));
+        (Some((version, _)), Some(previous)) => {
+            notes.push(notes::waits(version, &newest.shares, &previous.wanted.shares));
             previous.wanted.clone()
         }
         _ => newest,

@@ -260,6 +260,54 @@ async fn what_is_missing_is_named_with_the_remedy_and_is_found_when_it_comes() {
 }
 
 #[tokio::test]
+async fn pods_that_served_go_on_when_the_service_and_the_rollout_are_deleted() {
+    let world = World::new().await;
+    // A second port, so that only the Service tells which one is meant.
+    let with_metrics = |name: &str, hash: &str, app: &App| {
+        let mut pod = pod(name, hash, app);
+        let ports = pod["spec"]["containers"][0]["ports"].as_array_mut().unwrap();
+        ports.push(json!({"name": "metrics", "containerPort": 9}));
+        world.api.put("pods", pod);
+    };
+    with_metrics("shop-v1-aaaaa", "v1", &world.stable);
+    with_metrics("shop-v2-bbbbb", "v2", &world.canary);
+    let proxy = world.proxy(&[]).await;
+    proxy.until("the first weight", canary_is(20)).await;
+    let clients = Clients::start(&proxy);
+    clients.go_on().await;
+    world.api.delete("services", "shop-stable");
+    proxy.until("the missing Service is told", |config| says(config, "Service shop-stable")).await;
+    clients.go_on().await;
+    world.api.delete("rollouts", "shop");
+    proxy.until("the missing Rollout is told", |config| says(config, "there is no Rollout shop")).await;
+    clients.go_on().await;
+    clients.all_was_well().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_could_answer_nothing_is_not_ready_and_says_why() {
+    let world = World::new().await;
+    let proxy = world.proxy(&["--port", "grpc"]).await;
+    proxy.until("the missing port is told", |config| says(config, "port grpc is not found")).await;
+    let (status, text) = readyz(&proxy).await;
+    assert_eq!((status, text.contains("port grpc is not found")), (503, true), "{text}");
+    drop(proxy);
+
+    // Without pods, and without Services whose slices could be followed.
+    world.api.refuse("pods", 403);
+    let mut nameless = rollout(1);
+    let canary = nameless["spec"]["strategy"]["canary"].as_object_mut().unwrap();
+    canary.retain(|field, _| !field.ends_with("Service"));
+    world.api.put("rollouts", nameless);
+    let proxy = world.proxy(&[]).await;
+    proxy.until("the way out is told", |config| says(config, "has to name its Services")).await;
+    assert_eq!(readyz(&proxy).await.0, 503);
+    world.step(1);
+    proxy.until("the first weight, by slices", canary_is(20)).await;
+    assert_eq!(readyz(&proxy).await.0, 200);
+}
+
+#[tokio::test]
 async fn an_api_server_without_rollouts_is_told_and_one_that_is_silent_is_not_waited_for() {
     let world = World::new().await;
     world.api.refuse("rollouts", 404);

@@ -1,7 +1,6 @@
 //! What an operator should know about a Rollout and its Services: what is wrong, and the remedy.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,7 +8,7 @@ use serde_json::Value;
 use crate::control::rollout::{HASH_LABEL, Hold, Mode, Rollout};
 use crate::route::{Shares, VersionHash};
 
-use super::ObservedCluster;
+use super::{ObservedCluster, PATIENCE};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -43,11 +42,11 @@ pub fn dynamic_without_provider(rollout: &Rollout) -> Option<String> {
     })
 }
 
-pub fn waits(version: &VersionHash, newest: &Shares, kept: &Shares, at_most: Duration) -> String {
+pub fn waits(version: &VersionHash, newest: &Shares, kept: &Shares) -> String {
     format!(
         "version {version} is to get requests but has no ready endpoint: {kept} stays in place of {newest} until it has \
          one, for {} s at most",
-        at_most.as_secs()
+        PATIENCE.as_secs()
     )
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, ObjectList, WatchParams};
+use kube::api::{Api, DynamicObject, ListParams, ObjectList, WatchParams};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
@@ -20,8 +20,7 @@ use crate::route::VersionHash;
 
 use super::client::{Trouble, TroubleKind};
 use super::endpoints::{ByHash, PortNote, PortRef, of_pods, of_slices, version_of};
-use super::objects::{PodSeen, ServiceSeen, SliceSeen};
-use super::picture::selector;
+use super::objects::{PodSeen, ServiceSeen, SliceSeen, named_services, rollouts, selector, service_names, slices_of};
 
 /// Each request has to be answered after this long.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -77,9 +76,7 @@ pub struct Pods {
 impl Look {
     /// Lasts for two times [`PATIENCE`] at most.
     pub async fn take(client: &kube::Client, namespace: &str, name: &str) -> Self {
-        let kind = GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Rollout");
-        let resource = ApiResource::from_gvk_with_plural(&kind, "rollouts");
-        let rollouts: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        let rollouts = rollouts(client, namespace);
         let only = ListParams::default().fields(&format!("metadata.name={name}"));
         let listed = list("rollouts", &rollouts, &only).await;
         let mut look = Self {
@@ -104,11 +101,9 @@ impl Look {
             // Whether it may be done can be told all the same.
             None => ListParams::default().limit(1),
         };
-        let names = rollout.map(names).unwrap_or_default();
-        let select_slices = match names.is_empty() {
-            false => ListParams::default()
-                .labels(&format!("kubernetes.io/service-name in ({})", Vec::from_iter(names).join(","))),
-            true => ListParams::default().limit(1),
+        let select_slices = match rollout.map(service_names).and_then(|names| slices_of(&names)) {
+            Some(labels) => ListParams::default().labels(&labels),
+            None => ListParams::default().limit(1),
         };
         let every = ListParams::default();
         // Any name will do for a get: whether there is such an object is decided after whether we may know.
@@ -167,12 +162,7 @@ impl Look {
 
     /// Those that the Rollout names, with their selectors.
     pub fn services(&self) -> Option<Vec<plan::Service>> {
-        let (services, names) = (self.services.as_ref()?, self.rollout()?.services());
-        let seen = |name: &str| plan::Service {
-            name: name.to_owned(),
-            selector: services.get(name).map(|service| service.selector.clone()),
-        };
-        Some([names.stable, names.canary].into_iter().flatten().map(seen).collect())
+        Some(named_services(Some(self.rollout()?), self.services.as_ref()?))
     }
 
     /// The pods of each version, from the slices if pods may not be read.
@@ -222,12 +212,6 @@ fn found(listed: &Result<ObjectList<DynamicObject>, Trouble>, name: &str) -> Fou
         Ok(rollout) => Found::Read(Box::new(rollout)),
         Err(error) => Found::Unreadable(error.to_string()),
     }
-}
-
-fn names(rollout: &Rollout) -> BTreeSet<String> {
-    let services = rollout.services();
-    let named = [services.stable, services.canary].into_iter().flatten().chain(rollout.experiment_services());
-    named.map(str::to_owned).collect()
 }
 
 fn kept<K: ResourceExt + Clone, T: From<K>>(listed: Result<ObjectList<K>, Trouble>) -> Option<BTreeMap<String, T>> {

@@ -1,13 +1,15 @@
-//! What is kept of each object: the few fields that routing needs.
+//! What is kept of each object: the few fields that routing needs. And which objects belong to a Rollout.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 
-use crate::control::rollout::HASH_LABEL;
+use crate::control::plan;
+use crate::control::rollout::{HASH_LABEL, Rollout};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodSeen {
@@ -144,6 +146,47 @@ impl From<EndpointSlice> for SliceSeen {
                 .collect(),
         }
     }
+}
+
+/// Rollouts as they are sent: generated types would fail on what a newer controller adds.
+pub fn rollouts(client: &kube::Client, namespace: &str) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Rollout");
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk_with_plural(&kind, "rollouts"))
+}
+
+/// Every Service behind which there may be pods of the Rollout.
+pub fn service_names(rollout: &Rollout) -> BTreeSet<String> {
+    let names = rollout.services();
+    let named = [names.stable, names.canary].into_iter().flatten().chain(rollout.experiment_services());
+    named.map(str::to_owned).collect()
+}
+
+/// Selects their slices; `None` where there is none.
+pub fn slices_of(services: &BTreeSet<String>) -> Option<String> {
+    let names: Vec<&str> = services.iter().map(String::as_str).collect();
+    (!names.is_empty()).then(|| format!("kubernetes.io/service-name in ({})", names.join(",")))
+}
+
+/// The two that the Rollout names, whether they are there or not.
+pub fn named_services(rollout: Option<&Rollout>, services: &BTreeMap<String, ServiceSeen>) -> Vec<plan::Service> {
+    let names = rollout.map(Rollout::services).unwrap_or_default();
+    let seen = |name: &str| plan::Service {
+        name: name.to_owned(),
+        selector: services.get(name).map(|service| service.selector.clone()),
+    };
+    [names.stable, names.canary].into_iter().flatten().map(seen).collect()
+}
+
+/// By which labels the Rollout selects its pods. The status has it in full, also where the template is another object's.
+pub fn selector(rollout: &Rollout) -> Option<String> {
+    if let Some(selector) = rollout.status.as_ref().and_then(|status| status.selector.clone())
+        && !selector.is_empty()
+    {
+        return Some(selector);
+    }
+    let labels = rollout.spec.selector.as_ref()?.match_labels.as_ref()?;
+    let pairs: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
+    (!pairs.is_empty()).then(|| pairs.join(","))
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {

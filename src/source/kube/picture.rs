@@ -7,13 +7,12 @@ use std::time::{Instant, SystemTime};
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{Api, DynamicObject};
 use kube::runtime::watcher::Config;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::control::cluster::{Cluster, Contact};
-use crate::control::plan;
 use crate::control::rollout::Rollout;
 use crate::metrics::Metrics;
 use crate::route::picker::Turn;
@@ -21,7 +20,7 @@ use crate::route::picker::Turn;
 use super::Settings;
 use super::client::{Trouble, TroubleKind};
 use super::endpoints::{ByHash, PortNote, PortRef, of_pods, of_slices};
-use super::objects::{PodSeen, ServiceSeen, SliceSeen};
+use super::objects::{PodSeen, ServiceSeen, SliceSeen, named_services, rollouts, selector, service_names, slices_of};
 use super::watched::{self, Event, Watch};
 
 /// Something that one of the watches told. The number says which run of the watch, because the last words of one that has
@@ -91,8 +90,11 @@ pub struct Picture {
     rollout: Kind<Value>,
     /// The newest that could be read, and why a newer one could not.
     parsed: Option<Rollout>,
-    unreadable: Option<String>,
+    unreadable: Option<(SystemTime, String)>,
     services: Kind<ServiceSeen>,
+    /// The stable Service as it was last, by which ports are found. It stays when the Service or the Rollout goes: pods that
+    /// served go on serving.
+    stable: Option<(String, ServiceSeen)>,
     pods: Kind<PodSeen>,
     /// Watched only while pods may not be read.
     slices: Kind<SliceSeen>,
@@ -103,9 +105,7 @@ pub struct Picture {
 impl Picture {
     /// Starts the watches that need to know nothing but the settings.
     pub fn start(client: kube::Client, settings: Settings, tell: Tell, metrics: Arc<Metrics>) -> Self {
-        let kind = GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Rollout");
-        let resource = ApiResource::from_gvk_with_plural(&kind, "rollouts");
-        let rollouts: Api<DynamicObject> = Api::namespaced_with(client.clone(), &settings.namespace, &resource);
+        let rollouts = rollouts(&client, &settings.namespace);
         let only = Config::default().fields(&format!("metadata.name={}", settings.name));
         let rollout = watched::watch("rollouts", rollouts, only, as_sent, tell.clone(), News::Rollout);
         let services: Api<Service> = Api::namespaced(client.clone(), &settings.namespace);
@@ -125,6 +125,7 @@ impl Picture {
             parsed: None,
             unreadable: None,
             services: Kind { watch: Some(services), ..Kind::default() },
+            stable: None,
             pods: Kind::default(),
             slices: Kind::default(),
             replicas: Kind { watch: replicas, ..Kind::default() },
@@ -146,6 +147,16 @@ impl Picture {
         }
         self.select_pods();
         self.select_slices();
+        self.remember_stable();
+    }
+
+    fn remember_stable(&mut self) {
+        let named = self.parsed.as_ref().and_then(|rollout| rollout.services().stable);
+        if let Some(name) = named
+            && let Some(service) = self.services.known.as_ref().and_then(|services| services.get(name))
+        {
+            self.stable = Some((name.to_owned(), service.clone()));
+        }
     }
 
     fn count(&self, news: &News) {
@@ -172,17 +183,19 @@ impl Picture {
 
     fn read_rollout(&mut self) {
         let Some(known) = &self.rollout.known else { return };
-        self.unreadable = None;
+        let unreadable = self.unreadable.take();
         match known.get(&self.settings.name) {
             None => self.parsed = None,
             Some(sent) => match serde_json::from_value(sent.clone()) {
                 Ok(rollout) => self.parsed = Some(rollout),
                 Err(error) => {
-                    self.unreadable = Some(format!(
+                    let since = unreadable.map_or_else(SystemTime::now, |(since, _)| since);
+                    let text = format!(
                         "Rollout {}/{} cannot be read, and what it said before stays in force: {error}; expected the \
                          fields of argoproj.io/v1alpha1",
                         self.settings.namespace, self.settings.name
-                    ))
+                    );
+                    self.unreadable = Some((since, text));
                 }
             },
         }
@@ -210,9 +223,10 @@ impl Picture {
             }
             return;
         }
-        let names = self.service_names();
-        let selector = format!("kubernetes.io/service-name in ({})", Vec::from_iter(names).join(","));
-        if selector == self.slices.selector || selector.ends_with("()") {
+        let Some(selector) = self.parsed.as_ref().map(service_names).and_then(|names| slices_of(&names)) else {
+            return;
+        };
+        if selector == self.slices.selector {
             return;
         }
         let run = self.slices.run + 1;
@@ -224,20 +238,14 @@ impl Picture {
         (self.slices.run, self.slices.selector) = (run, selector);
     }
 
-    fn service_names(&self) -> BTreeSet<String> {
-        let names = self.parsed.as_ref().map(Rollout::services).unwrap_or_default();
-        let experiments = self.parsed.iter().flat_map(Rollout::experiment_services);
-        [names.stable, names.canary].into_iter().flatten().chain(experiments).map(str::to_owned).collect()
-    }
-
     pub fn rollout_as_sent(&self) -> Option<&Value> {
         self.rollout.known.as_ref()?.get(&self.settings.name)
     }
 
     /// Whether the API server is heard, and if not, since when, and what went wrong first.
     pub fn contact(&self) -> Contact {
-        if let Some(error) = self.unreadable.clone().filter(|_| self.parsed.is_none()) {
-            return Contact::Lost { since: SystemTime::now(), error };
+        if let Some((since, error)) = self.unreadable.clone().filter(|_| self.parsed.is_none()) {
+            return Contact::Lost { since, error };
         }
         let failing = [
             &self.rollout.failing,
@@ -274,8 +282,7 @@ impl Picture {
         if self.settings.service.is_some() && self.replicas.known.is_none() && self.replicas.failing.is_none() {
             return None;
         }
-        let names = self.parsed.as_ref().map(Rollout::services).unwrap_or_default();
-        let stable = names.stable.and_then(|name| Some((name, services?.get(name)?)));
+        let stable = self.stable.as_ref().map(|(name, service)| (name.as_str(), service));
         let endpoints = |port: &PortRef| -> Option<(ByHash, Option<PortNote>)> {
             match (&self.pods.known, &self.slices.known) {
                 (Some(pods), _) if !self.pods.forbidden => Some(of_pods(pods, port, stable)),
@@ -283,8 +290,8 @@ impl Picture {
                     let services = services.unwrap_or(&no_services);
                     Some(of_slices(&self.settings.name, slices, services, port, stable))
                 }
-                // Never seen, so there is nothing to select pods by.
-                (None, None) if self.parsed.is_none() => Some(Default::default()),
+                // There is nothing to select pods or slices by.
+                (None, None) if self.pods.watch.is_none() || self.has_no_way() => Some(Default::default()),
                 (Some(pods), None) => Some(of_pods(pods, port, stable)),
                 (None, None) => None,
             }
@@ -300,13 +307,7 @@ impl Picture {
         Some(Cluster {
             rollout: self.parsed.clone(),
             ports,
-            services: services.map(|services| {
-                let seen = |name: &str| plan::Service {
-                    name: name.to_owned(),
-                    selector: services.get(name).map(|service| service.selector.clone()),
-                };
-                [names.stable, names.canary].into_iter().flatten().map(seen).collect()
-            }),
+            services: services.map(|services| named_services(self.parsed.as_ref(), services)),
             notes,
             turn,
             peers,
@@ -323,8 +324,13 @@ impl Picture {
                  this name selected before go on serving"
             ));
         }
-        notes.extend(self.unreadable.clone());
-        if let Some((_, trouble)) = self.pods.failing.as_ref().filter(|_| self.pods.forbidden) {
+        notes.extend(self.unreadable.iter().map(|(_, error)| error.clone()));
+        if let Some((_, trouble)) = self.pods.failing.as_ref().filter(|_| self.has_no_way()) {
+            notes.push(format!(
+                "{trouble}. Without pods the Rollout has to name its Services (stableService and canaryService), and it \
+                 names none"
+            ));
+        } else if let Some((_, trouble)) = self.pods.failing.as_ref().filter(|_| self.pods.forbidden) {
             notes.push(format!(
                 "{trouble}. Until then the EndpointSlices of the Rollout's Services are followed instead, which know of a \
                  change a moment later"
@@ -337,6 +343,11 @@ impl Picture {
             notes.push(format!("the replicas of this proxy are not known: {trouble}"));
         }
         notes
+    }
+
+    /// Pods may not be read, and there is no Service whose slices could be.
+    fn has_no_way(&self) -> bool {
+        self.pods.forbidden && self.slices.watch.is_none()
     }
 
     /// This proxy's place among the ready addresses of its own Service.
@@ -356,16 +367,4 @@ impl Picture {
 fn as_sent(mut object: DynamicObject) -> Value {
     object.metadata.managed_fields = None;
     serde_json::to_value(object).unwrap_or_default()
-}
-
-/// By which labels the Rollout selects its pods. The status has it in full, also where the template is another object's.
-pub(super) fn selector(rollout: &Rollout) -> Option<String> {
-    if let Some(selector) = rollout.status.as_ref().and_then(|status| status.selector.clone())
-        && !selector.is_empty()
-    {
-        return Some(selector);
-    }
-    let labels = rollout.spec.selector.as_ref()?.match_labels.as_ref()?;
-    let pairs: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
-    (!pairs.is_empty()).then(|| pairs.join(","))
 }
