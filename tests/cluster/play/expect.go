@@ -78,10 +78,13 @@ func convert[T any](object *unstructured.Unstructured) (value T, err error) {
 }
 
 // pods of one version, by name; those that are being deleted too.
-func (w *world) pods(hash string) ([]corev1.Pod, error) {
+func (w *world) pods(hash string) ([]corev1.Pod, error) { return w.labelled(hashLabel, hash) }
+
+// labelled are all pods with this label, by name.
+func (w *world) labelled(label, value string) ([]corev1.Pod, error) {
 	var pods []corev1.Pod
 	for _, object := range w.latest["Pod"] {
-		if object.GetLabels()[hashLabel] != hash {
+		if object.GetLabels()[label] != value {
 			continue
 		}
 		pod, err := convert[corev1.Pod](object)

@@ -390,22 +390,6 @@ func (s *stage) proxyPods(count int) error {
 	})
 }
 
-func (w *world) labelled(label, value string) ([]corev1.Pod, error) {
-	var pods []corev1.Pod
-	for _, object := range w.latest["Pod"] {
-		if object.GetLabels()[label] != value {
-			continue
-		}
-		pod, err := convert[corev1.Pod](object)
-		if err != nil {
-			return nil, err
-		}
-		pods = append(pods, pod)
-	}
-	slices.SortFunc(pods, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
-	return pods, nil
-}
-
 // loadService begins a load like that of clients which know nothing but the Service: through its cluster address, which a
 // double of kube-proxy copies to a proxy, byte by byte.
 func (s *stage) loadService(name string, rate int) error {
