@@ -23,7 +23,7 @@ const TERSE: &str = "{before-help}{usage-heading} {usage}\n\n{options}{after-hel
 pub const WAYS_TO_BEGIN: &str = "\
 splitway: an exact HTTP traffic split in front of the versions of one application
 
-Three ways to begin:
+Four ways to begin:
 
   splitway demo
       see it work: two small versions, a rollout from 5 % to 100 %, nothing to set up
@@ -33,6 +33,9 @@ Three ways to begin:
 
   splitway run --config splitway.yaml
       the same from a file that can be edited while it runs: routes, users, limits
+
+  splitway run --listen :8080 --rollout services/shop
+      in front of an Argo Rollout: its weights and pods, as its controller moves them
 
 Next: splitway demo        All commands: splitway --help
 ";

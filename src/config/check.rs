@@ -184,7 +184,7 @@ impl Checking<'_> {
     fn backends(&mut self, file: &File) -> Option<Vec<DeclaredBackend>> {
         if file.backends.is_absent() {
             let complaint = Complaint::new("expected at least a stable backend, found none");
-            let help = "add `backends: { stable: { endpoints: [\"127.0.0.1:9001\"] } }`, or --stable :9001";
+            let help = "add `backends: { stable: { endpoints: [\"127.0.0.1:9001\"] } }`, or --stable :9001, or follow a Rollout: --rollout services/shop";
             self.complain(&file.at.missing("backends"), complaint.help(help));
         }
         let backends = file.backends.get()?;

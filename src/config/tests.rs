@@ -372,7 +372,7 @@ fn flags_that_make_no_sense_are_refused_with_their_own_place() {
         "",
         "",
         "backends: expected at least a stable backend, found none \
-         (add `backends: { stable: { endpoints: [\"127.0.0.1:9001\"] } }`, or --stable :9001)",
+         (add `backends: { stable: { endpoints: [\"127.0.0.1:9001\"] } }`, or --stable :9001, or follow a Rollout: --rollout services/shop)",
     );
 }
 

@@ -39,10 +39,10 @@ fn commands_print_what_is_recorded() {
 }
 
 #[test]
-fn splitway_alone_shows_three_ways_to_begin() {
+fn splitway_alone_shows_four_ways_to_begin() {
     let said = run(&[]);
     assert_eq!((said.code, said.err.as_str()), (0, ""));
-    has(&said.out, &["splitway demo", "splitway run --listen", "splitway run --config", "Next: "]);
+    has(&said.out, &["splitway demo", "splitway run --listen", "splitway run --config", "--rollout", "Next: "]);
 }
 
 #[test]
