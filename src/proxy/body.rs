@@ -16,7 +16,7 @@ use hyper::body::{Bytes, Incoming};
 use super::Failure;
 use super::connection::State;
 use super::mirror::{Copied, Tee, Twin};
-use super::upstream::Exchange;
+use super::wire::Exchange;
 use super::worker::{Target, Worker};
 use crate::metrics::Labels;
 use crate::metrics::cells::Method;

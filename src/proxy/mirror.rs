@@ -20,7 +20,7 @@ use hyper::body::Bytes;
 
 use super::body::RequestBody;
 use super::connection::Tick;
-use super::upstream::{Exchange, Failed};
+use super::wire::{Exchange, Failed};
 use super::worker::{Aligned, Worker};
 use super::{Failure, headers};
 use crate::metrics::cells::{CopyLabels, CopyOutcome};

@@ -5,7 +5,9 @@
 //!
 //! * `request`: the life of one request (read this first);
 //! * `headers`: what is checked, removed, added and rewritten;
-//! * `upstream`: this worker's endpoints and connections of one version; chooses the endpoint;
+//! * `attempt`: which endpoint, of which version, and whether once more;
+//! * `upstream`: this worker's endpoints of one version; chooses one;
+//! * `wire`: one connection to an endpoint;
 //! * `mirror`: copies of requests, which may be lost and never slow a client;
 //! * `body`: bodies on their way through, and what is counted when they end;
 //! * `socket`: how bytes leave through a socket;
@@ -13,6 +15,7 @@
 //! * `worker`: threads, listeners, the accept loop, the slow tick, drain;
 //! * `error`: what can go wrong, with a word, a status and a retry answer for each.
 
+mod attempt;
 mod body;
 mod connection;
 mod error;
@@ -21,6 +24,7 @@ mod mirror;
 mod request;
 mod socket;
 mod upstream;
+mod wire;
 mod worker;
 
 pub use error::{Again, Failure, Side};
