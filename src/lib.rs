@@ -27,6 +27,7 @@ pub mod proxy;
 pub mod route;
 pub mod source;
 pub mod text;
+pub mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -80,7 +81,7 @@ fn check_ports(ports: &[PortName], listeners: &[proxy::Listener]) -> Result<(), 
         return Err(format!("the port {:?} is there twice", twice.as_str()));
     }
     match listeners.iter().find(|listener| listener.port >= ports.len()) {
-        Some(proxy::Listener { address, port }) => {
+        Some(proxy::Listener { address, port, .. }) => {
             Err(format!("listener {address}: its port is number {port}, counted from 0, and there are {}", ports.len()))
         }
         None => Ok(()),

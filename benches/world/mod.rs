@@ -27,6 +27,7 @@ pub fn routing(routes: usize, sticky: bool) -> Routing {
         version: version(role),
         role,
         endpoints: [(Ipv4Addr::LOCALHOST, port).into()].into(),
+        transport: Default::default(),
     };
     let route = |i: usize| Route {
         name: RouteName::new(&format!("route {i}")),

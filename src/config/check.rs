@@ -110,7 +110,7 @@ fn ports(listeners: Vec<Listening>) -> (Vec<PortName>, Vec<Listener>) {
                 ports.push(port);
                 ports.len() - 1
             });
-            Listener { address, port: number }
+            Listener::plain(address, number)
         })
         .collect();
     (ports, listeners)

@@ -51,7 +51,7 @@ fn the_examples_are_good() {
 #[test]
 fn the_first_example_means_what_it_says() {
     let config = load(&here("examples/splitway.yaml"), &Flags::default()).unwrap();
-    assert_eq!(config.proxy.listeners, [proxy::Listener { address: "127.0.0.1:8080".parse().unwrap(), port: 0 }]);
+    assert_eq!(config.proxy.listeners, [proxy::Listener::plain("127.0.0.1:8080".parse().unwrap(), 0)]);
     assert_eq!(config.admin, Some("127.0.0.1:9090".parse().unwrap()));
     let declared = &declared(&config);
     assert_eq!(declared.split.to_string(), "stable 945, canary 55 of 1000");
@@ -449,7 +449,7 @@ fn flags_name_a_rollout_and_the_ports_behind_its_listeners() {
     let follow = with("services/shop", &[":8080=http", "[::1]:8081=5001", ":8082"], "");
     let config = from_flags(&follow).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.ports.iter().map(PortName::as_str).collect::<Vec<_>>(), ["http", "5001", ""]);
-    assert_eq!(config.proxy.listeners[1], proxy::Listener { address: "[::1]:8081".parse().unwrap(), port: 1 });
+    assert_eq!(config.proxy.listeners[1], proxy::Listener::plain("[::1]:8081".parse().unwrap(), 1));
     assert!(overlay(&config).routes.is_empty());
     assert!(round_trip(None, &follow).contains("rollout: services/shop"));
     let bare = from_flags(&with("shop", &[":8080"], "")).unwrap();

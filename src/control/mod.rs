@@ -176,7 +176,12 @@ mod tests {
 
     fn observed(refusal_stands: bool) -> Result<Observed, Rejected> {
         let version = VersionHash::new("stable");
-        let backend = Backend { version: version.clone(), role: Role::Stable, endpoints: [].into() };
+        let backend = Backend {
+            version: version.clone(),
+            role: Role::Stable,
+            endpoints: [].into(),
+            transport: Default::default(),
+        };
         let routing = Routing {
             backends: vec![backend],
             split: Shares::new(vec![(version, 1)]).unwrap(),

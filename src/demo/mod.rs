@@ -121,7 +121,7 @@ fn bind(options: &Options) -> io::Result<(Bound, Vec<Moved>)> {
     };
     let bound = crate::bind(Settings {
         proxy: proxy::Settings {
-            listeners: vec![proxy::Listener { address: free("proxy", options.listen), port: 0 }],
+            listeners: vec![proxy::Listener::plain(free("proxy", options.listen), 0)],
             workers: proxy::cores(),
             drain: proxy::Drain::default(),
         },
@@ -165,7 +165,12 @@ impl Rollout {
     /// Asks for a share of the canary, in per cent.
     async fn ask(&self, percent: u32) {
         let version = VersionHash::new;
-        let backend = |name: &str, role, address| Backend { version: version(name), role, endpoints: [address].into() };
+        let backend = |name: &str, role, address| Backend {
+            version: version(name),
+            role,
+            endpoints: [address].into(),
+            transport: Default::default(),
+        };
         let routing = Routing {
             backends: vec![backend("stable", Role::Stable, self.stable), backend("canary", Role::Canary, self.canary)],
             split: Shares::new(vec![(version("stable"), 100 - percent), (version("canary"), percent)])

@@ -176,6 +176,7 @@ pub(crate) mod made_up {
                     version: VersionHash::new(version),
                     role: *role,
                     endpoints: [endpoint(i)].into(),
+                    transport: Default::default(),
                 })
                 .collect(),
             split: Shares::new(

@@ -33,6 +33,8 @@ pub use worker::{Bound, Running, Stage, bind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::tls::Front;
+
 /// What the data path needs before it can start. None of it changes while it runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -53,6 +55,19 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Which of the application's ports it stands before, from 0.
     pub port: usize,
+    /// `None`: in clear.
+    pub tls: Option<Front>,
+    /// Connections begin with a PROXY protocol header, from peers that are trusted proxies.
+    pub proxy_protocol: bool,
+    /// Answers every request with a redirect to the same host and target over TLS, at this port.
+    pub redirect_to_tls: Option<u16>,
+}
+
+impl Listener {
+    /// In clear, before the application's port of that number.
+    pub fn plain(address: SocketAddr, port: usize) -> Self {
+        Self { address, port, tls: None, proxy_protocol: false, redirect_to_tls: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@
 //! * `bucket`: a user's fixed place in the split, and the signed cookie for users without a key;
 //! * `weight`: weights as people write them, read exactly;
 //! * `policy`: the plain numbers (timeouts, limits, headers) that the request path obeys;
+//! * `transport`: how endpoints are spoken to (protocol, TLS);
 //! * `live`: the pointers, one per port, through which the change path hands snapshots to the request path;
 //! * `made_up`: a request's head for `explain` and for tests.
 
@@ -23,6 +24,7 @@ pub mod matches;
 pub mod picker;
 pub mod policy;
 mod snapshot;
+pub mod transport;
 pub mod weight;
 
 pub use made_up::MadeUp;
@@ -37,6 +39,7 @@ use http::header::HeaderName;
 use bucket::Sticky;
 use matches::Match;
 use policy::Policy;
+use transport::Transport;
 
 /// The largest total that the weights of one split may add up to.
 pub const MAX_TOTAL: u32 = 1_000_000;
@@ -124,6 +127,7 @@ pub struct Backend {
     pub version: VersionHash,
     pub role: Role,
     pub endpoints: Arc<[SocketAddr]>,
+    pub transport: Transport,
 }
 
 /// Who gets how much: integer weights out of their total, at least one of them above zero, no version twice.

@@ -510,7 +510,12 @@ mod tests {
     }
 
     fn plain() -> Routing {
-        let backend = |name, role| Backend { version: version(name), role, endpoints: Arc::new([]) };
+        let backend = |name, role| Backend {
+            version: version(name),
+            role,
+            endpoints: Arc::new([]),
+            transport: Default::default(),
+        };
         Routing {
             backends: vec![
                 backend("stable", Role::Stable),

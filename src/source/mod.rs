@@ -179,7 +179,12 @@ fn routing(declared: &Declared, names: &Names, notes: &mut Vec<String>) -> Routi
                     backend.version
                 ));
             }
-            Backend { version: backend.version.clone(), role: backend.role, endpoints: endpoints.into() }
+            Backend {
+                version: backend.version.clone(),
+                role: backend.role,
+                endpoints: endpoints.into(),
+                transport: Default::default(),
+            }
         })
         .collect();
     Routing {

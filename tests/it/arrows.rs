@@ -4,18 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("route", &[]),
     ("text", &[]),
     ("metrics", &["route", "proxy::Failure"]),
-    ("proxy", &["route", "metrics"]),
+    ("tls", &["route"]),
+    ("proxy", &["route", "metrics", "tls"]),
     ("control", &["route", "metrics"]),
     ("source", &["control", "metrics", "route"]),
-    ("config", &["source", "route", "proxy", "text"]),
+    ("config", &["source", "route", "proxy", "text", "tls"]),
     ("lint", &["control", "route", "text"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),
     ("check", &["source", "control", "route", "admin::ask"]),
-    ("demo", &["control", "metrics", "route", "proxy", "bind", "Bound", "Running", "Settings"]),
+    ("demo", &["control", "metrics", "route", "proxy", "tls", "bind", "Bound", "Running", "Settings"]),
 ];
 
 #[test]

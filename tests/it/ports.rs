@@ -146,7 +146,7 @@ async fn a_refused_change_of_one_port_changes_nothing_at_the_other() {
 #[test]
 fn a_listener_before_no_port_and_two_ports_of_one_name_are_refused_before_anything_is_bound() {
     let bind = |names: &[&str], port| {
-        let listener = proxy::Listener { address: ([127, 0, 0, 1], 0).into(), port };
+        let listener = proxy::Listener::plain(([127, 0, 0, 1], 0).into(), port);
         let error = splitway::bind(Settings {
             proxy: proxy::Settings { listeners: vec![listener], workers: 1, drain: proxy::Drain::default() },
             admin: None,

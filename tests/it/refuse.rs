@@ -441,7 +441,7 @@ async fn what_follows_connection_close_is_ignored() {
 async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
     let settings = Settings {
         proxy: proxy::Settings {
-            listeners: vec![proxy::Listener { address: ([127, 0, 0, 1], 0).into(), port: 0 }],
+            listeners: vec![proxy::Listener::plain(([127, 0, 0, 1], 0).into(), 0)],
             workers: 1,
             drain: proxy::Drain::default(),
         },
@@ -460,7 +460,7 @@ async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
 async fn time_passes_before_the_first_snapshot_too() {
     let settings = Settings {
         proxy: proxy::Settings {
-            listeners: vec![proxy::Listener { address: ([127, 0, 0, 1], 0).into(), port: 0 }],
+            listeners: vec![proxy::Listener::plain(([127, 0, 0, 1], 0).into(), 0)],
             workers: 1,
             drain: proxy::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         },

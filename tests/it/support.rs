@@ -182,6 +182,7 @@ pub fn routing(versions: &[(&str, Role, u32, &[SocketAddr])]) -> Routing {
                 version: version(name),
                 role: *role,
                 endpoints: endpoints.to_vec().into(),
+                transport: Default::default(),
             })
             .collect(),
         split: Shares::new(versions.iter().map(|(name, _, weight, _)| (version(name), *weight)).collect()).unwrap(),
@@ -234,7 +235,7 @@ impl Proxy {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = Settings {
             proxy: proxy::Settings {
-                listeners: vec![Listener { address: loopback, port: 0 }],
+                listeners: vec![Listener::plain(loopback, 0)],
                 workers: 2,
                 drain: Drain { delay: Duration::ZERO, timeout: Duration::from_secs(10) },
             },

@@ -56,6 +56,7 @@ pub fn backends(split: &Shares, wanted: &Wanted, canary: Option<&VersionHash>, p
         version: version.clone(),
         role: role(version),
         endpoints: pools.addresses(version),
+        transport: Default::default(),
     };
     versions.into_iter().map(backend).collect()
 }
