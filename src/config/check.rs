@@ -599,6 +599,7 @@ fn timeouts(file: &File, defaults: Timeouts) -> Timeouts {
     let Some(written) = file.timeouts.get() else { return defaults };
     Timeouts {
         connect: written.connect.or(defaults.connect),
+        handshake: written.handshake.or(defaults.handshake),
         head: written.head.or(defaults.head),
         first_byte: written.first_byte.or(defaults.first_byte),
         request: written.request.or(defaults.request),
@@ -615,6 +616,7 @@ fn limits(file: &File, defaults: Limits) -> Limits {
         target_bytes: written.target_bytes.value().map_or(defaults.target_bytes, |bytes| bytes as usize),
         body_bytes: written.body_bytes.or(defaults.body_bytes),
         connections: written.connections.value().map_or(defaults.connections, |count| count as usize),
+        streams: written.streams.value().map_or(defaults.streams, |count| count as usize),
         upstream_idle_connections: written
             .upstream_idle_connections
             .value()

@@ -256,6 +256,8 @@ written! {
         optional {
             /// For a TCP connection to an endpoint. Then the next endpoint is tried.
             "connect" connect: Leaf<Wait> = "1s";
+            /// For a client's handshake of TLS. Then its connection is closed.
+            "handshake" handshake: Leaf<Wait> = "10s";
             /// From the first byte of a request's head to its last. Then 408.
             "head" head: Leaf<Wait> = "10s";
             /// From the last byte that came of the request to the head of its answer. Then 504; or 408, if the
@@ -283,6 +285,8 @@ written! {
             "body-bytes" body_bytes: Leaf<OrNone<Size<0, { u64::MAX }>>> = "none";
             /// Client connections at once, over all workers, from 1 to 10 million. Beyond: 503 and closed.
             "connections" connections: Leaf<Count<1, 10_000_000>> = 10_000;
+            /// HTTP/2: requests at once in a connection, from 1 to 10000. Beyond: the stream is refused.
+            "streams" streams: Leaf<Count<1, 10_000>> = 100;
             /// Connections kept open without a request, per endpoint and worker, up to 100000.
             "upstream-idle-connections" upstream_idle_connections: Leaf<Count<0, 100_000>> = 256;
         }

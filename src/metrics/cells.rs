@@ -376,6 +376,8 @@ pub struct VersionCells {
 pub struct ProxyCells {
     pub connections: Gauge,
     pub connections_accepted: Cell,
+    /// Panics that a connection or a stream ended with.
+    pub panics: Cell,
     /// Requests and connections that were refused before any version was chosen.
     pub refused: [Cell; Failure::ALL.len()],
 }

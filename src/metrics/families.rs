@@ -251,6 +251,13 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             samples: one(Value::Count(totals.proxy.connections_accepted)),
         },
         Family {
+            name: "splitway_panics_total",
+            kind: Kind::Counter,
+            labels: &[],
+            help: "Faults of the proxy itself that ended a client's connection.",
+            samples: one(Value::Count(totals.proxy.panics)),
+        },
+        Family {
             name: "splitway_refused_requests_total",
             kind: Kind::Counter,
             labels: &["failure"],

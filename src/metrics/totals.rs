@@ -50,6 +50,7 @@ pub struct VersionTotals {
 pub struct ProxyTotals {
     pub connections: i64,
     pub connections_accepted: u64,
+    pub panics: u64,
     pub refused: [u64; Failure::ALL.len()],
 }
 
@@ -167,6 +168,7 @@ impl ProxyTotals {
         for cells in workers.iter().map(AsRef::as_ref) {
             all.connections += cells.connections.get();
             all.connections_accepted += cells.connections_accepted.get();
+            all.panics += cells.panics.get();
             for (sum, cell) in all.refused.iter_mut().zip(&cells.refused) {
                 *sum += cell.get();
             }

@@ -8,12 +8,14 @@ use http_body::Body;
 
 use super::Failure;
 use super::body::{Account, RequestBody, Upload};
-use super::connection::State;
 use super::error::Again;
+use super::exchange::Exchange;
 use super::headers;
-use super::wire::{Exchange, Failed};
+use super::state::State;
+use super::wire::Failed;
 use super::worker::{Aligned, Worker};
 use crate::route::Decision;
+use crate::route::transport::Protocol;
 
 /// Tries endpoints until one answers: first those of the decided version, then, as a last resort, another version's. At
 /// most `retry.tries` times after the first, and never when the request could be done twice.
@@ -50,7 +52,9 @@ pub async fn send(
         if policy.tell_upstream {
             headers::tell(request.headers_mut(), target);
         }
-        let spare = if tries_left > 0 { spare(&request) } else { None };
+        // Only there can a request that was given away come back unread.
+        let shared = target.transport.protocol != Protocol::Http1;
+        let spare = if tries_left > 0 { spare(&request, shared) } else { None };
         match endpoint.send(request, target, policy, Some(state)).await {
             Ok(answer) => return Ok(answer),
             Err(Failed { failure, request: unsent }) => {
@@ -59,8 +63,9 @@ pub async fn send(
                 target.cells.failures[failure as usize].add(1);
                 last = failure;
                 let again = match failure.again() {
-                    Again::Unsent => unsent,
-                    Again::IfIdempotent => unsent.or(spare),
+                    // Nobody has looked at it, even where it was given away already.
+                    Again::Unsent => unsent.or(spare),
+                    Again::IfIdempotent => unsent.or(spare.filter(|spare| is_idempotent(spare.method()))),
                     Again::Never => None,
                 };
                 let Some(again) = again.filter(|_| tries_left > 0) else { return Err(failure) };
@@ -70,7 +75,7 @@ pub async fn send(
                 if failure == Failure::UpstreamClosed && !stale_seen {
                     // An endpoint that restarted has closed all of its idle connections: once more, on a fresh one.
                     stale_seen = true;
-                    endpoint.forget_idle();
+                    endpoint.pool.forget_idle();
                 } else {
                     failed.push(endpoint.address);
                 }
@@ -79,11 +84,14 @@ pub async fn send(
     }
 }
 
-/// A copy to send again, of a request without a body that may be done twice (RFC 9110 section 9.2.2).
-fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let idempotent =
-        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
-    (idempotent && request.body().is_end_stream()).then(|| {
+/// RFC 9110 section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}
+
+/// A copy to send again, of a request without a body that may have to be.
+fn spare(request: &Request<RequestBody>, shared: bool) -> Option<Request<RequestBody>> {
+    ((shared || is_idempotent(request.method())) && request.body().is_end_stream()).then(|| {
         let mut spare = Request::new(RequestBody::empty());
         *spare.method_mut() = request.method().clone();
         *spare.uri_mut() = request.uri().clone();

@@ -1,12 +1,12 @@
 //! Bodies on their way through, frame by frame, never whole; and what is counted when an answer ends.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use http::StatusCode;
@@ -14,9 +14,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
 
 use super::Failure;
-use super::connection::State;
+use super::exchange::Exchange;
 use super::mirror::{Copied, Tee, Twin};
-use super::wire::Exchange;
+use super::state::State;
 use super::worker::{Target, Worker};
 use crate::metrics::Labels;
 use crate::metrics::cells::Method;
@@ -39,6 +39,11 @@ impl Error for Cut {}
 pub struct Upload {
     pub failure: Cell<Option<Failure>>,
     progress: Cell<Progress>,
+    /// Whether a piece has come since this was last asked.
+    moved: Cell<bool>,
+    given_up: Cell<Option<Failure>>,
+    /// Whoever waits for the next piece.
+    waiting: RefCell<Option<Waker>>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -66,6 +71,18 @@ impl Upload {
 
     pub fn is_whole(&self) -> bool {
         self.progress.get() == Progress::Whole
+    }
+
+    pub fn has_moved(&self) -> bool {
+        self.moved.replace(false)
+    }
+
+    /// The rest is not waited for any longer.
+    pub fn give_up(&self, failure: Failure) {
+        self.given_up.set(Some(failure));
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
     }
 }
 
@@ -115,9 +132,13 @@ impl Coming {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if let Some(failure) = self.upload.given_up.get() {
+            return Poll::Ready(Some(Err(failure)));
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
                 self.upload.progress.set(Progress::Awaited);
+                *self.upload.waiting.borrow_mut() = Some(cx.waker().clone());
                 Poll::Pending
             }
             Poll::Ready(None) => {
@@ -134,6 +155,7 @@ impl Coming {
                     return Poll::Ready(Some(Err(Failure::BodyTooLarge)));
                 };
                 self.room = room;
+                self.upload.moved.set(true);
                 let last = frame.is_trailers() || self.incoming.is_end_stream();
                 self.upload.progress.set(if last { Progress::Whole } else { Progress::Moving });
                 if let Some(tee) = &self.tee {
@@ -320,6 +342,34 @@ impl Body for AnswerBody {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let frame = self.next(cx);
+        let account = &self.account;
+        if account.state.is_stream() {
+            // hyper asks for the next frame when the client's window has taken this one.
+            account.state.takes(!matches!(frame, Poll::Ready(Some(Ok(_)))), account.worker.now());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Text(text) => text.is_none(),
+            Source::Upstream(exchange) => exchange.is_end_stream(),
+            Source::Done => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Upstream(exchange) => exchange.size_hint(),
+            Source::Done => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl AnswerBody {
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         if let Some(failure) = self.account.state.expired()
             && let Source::Upstream(_) = self.source
         {
@@ -343,22 +393,6 @@ impl Body for AnswerBody {
                 }
                 Poll::Ready(Some(Err(_))) => self.cut(Failure::UpstreamCut),
             },
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Text(text) => text.is_none(),
-            Source::Upstream(exchange) => exchange.is_end_stream(),
-            Source::Done => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Source::Upstream(exchange) => exchange.size_hint(),
-            Source::Done => SizeHint::with_exact(0),
         }
     }
 }

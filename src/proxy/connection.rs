@@ -1,259 +1,118 @@
-//! One client connection: its phase, its deadlines, its end.
-//!
-//! No request starts a timer. A connection writes down when its phase began, in ticks of the worker's slow clock, and
-//! the worker looks at all connections once per tick. What has waited too long receives a verdict and is woken.
+//! One client connection, from its first byte to its end: what it speaks, and what may end it from outside.
 
-use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use http::{HeaderValue, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
-use super::body::{AnswerBody, Upload};
+use super::body::AnswerBody;
+use super::socket::Stream;
+use super::state::{Client, Phase, State, Verdict};
+use super::streams::Streams;
 use super::worker::Worker;
-use super::{Failure, request, socket};
-use crate::route::policy::Timeouts;
+use super::{Failure, Listener, request};
 
-/// The length of one tick: every deadline is kept to within this.
-pub const TICK: Duration = Duration::from_millis(100);
+/// What a client that speaks HTTP/2 without having agreed on it says first (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a connection without a request may stay while the worker drains.
-const DRAINING_IDLE: Duration = Duration::from_secs(1);
+/// The most that is read to find out what a client speaks, in bytes.
+const FIRST_READ: usize = 2048;
 
-/// How long a client may go on with a request that was refused, after the connection's end was announced to it.
-const LINGERING: Duration = Duration::from_secs(2);
+/// HTTP/2: bytes of a request's body that a client may send ahead of what the application has taken, for one stream and for
+/// a connection; and bytes of an answer that wait for the client's window.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 
-/// A moment, in ticks since the worker started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tick(pub u32);
-
-impl Tick {
-    fn has_passed(self, since: Tick, bound: Duration) -> bool {
-        u128::from(self.0.saturating_sub(since.0)) * TICK.as_millis() > bound.as_millis()
-    }
-
-    pub fn is_older(self, now: Tick, bound: Duration) -> bool {
-        now.has_passed(self, bound)
-    }
+/// Serves one connection until its end.
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, state: Rc<State>) {
+    let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return };
+    let Some(stream) = open(tcp, &listener, &state).await else { return };
+    let secure = matches!(stream, Stream::Tls(_));
+    let http2 = (stream.protocol() == Some(b"h2")).then_some(true).or(secure.then_some(false));
+    state.opens(Client { redirect: listener.redirect_to_tls, ..Client::new(peer, local, secure) }, worker.now());
+    let socket = Socket { stream, ahead: Vec::new(), taken: 0, state: state.clone(), worker: worker.clone() };
+    let service = {
+        let (worker, state) = (worker.clone(), state.clone());
+        service_fn(move |request| request::handle(worker.clone(), state.clone(), request))
+    };
+    Connection { speaks: Speaks::Unknown(socket), known: http2, service: Some(service), state, worker }.await
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// No byte of a request has come since the last answer.
-    Idle,
-    /// Some bytes of a head have come.
-    Head,
-    /// The head is complete, its answer has not begun.
-    Waiting,
-    /// The answer's head has been passed on.
-    Answering,
-    /// The answer has ended, the request's body has not.
-    Tail,
-    /// The connection's end is announced; what still comes is thrown away.
-    Lingering,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Close as soon as no request is open.
-    Finish,
-    /// The head took too long: answer 408 and close.
-    HeadTimeout,
-    /// Close now, whatever is open.
-    Abort,
-}
-
-/// What the connection, the request in it and the worker's tick tell each other. All on one thread.
-pub struct State {
-    pub peer: SocketAddr,
-    /// The address the client connected to.
-    pub local: SocketAddr,
-    /// The number of the application's port that its listener stands before.
-    pub port: usize,
-    phase: Cell<Phase>,
-    since: Cell<Tick>,
-    /// When the head of the request was complete.
-    request_since: Cell<Tick>,
-    /// Whether the client speaks HTTP/1.0, where the connection's end may be the answer's.
-    old: Cell<bool>,
-    /// Whether a request has ever come.
-    served: Cell<bool>,
-    /// The body of the request, if it has one.
-    upload: RefCell<Option<Rc<Upload>>>,
-    expired: Cell<Option<Failure>>,
-    /// Since when the client takes no more bytes, while there are some for it.
-    blocked: Cell<Option<Tick>>,
-    verdict: Cell<Option<Verdict>>,
-    waker: RefCell<Option<Waker>>,
-    /// Headers that are the same for every request of this connection.
-    pub forwarding: RefCell<ForwardingCache>,
-}
-
-/// Values that would otherwise be written anew for each request.
-#[derive(Default)]
-pub struct ForwardingCache {
-    pub peer: Option<HeaderValue>,
-    /// The port the client connected to.
-    pub port: Option<HeaderValue>,
-    /// The `Forwarded` element for the host beside it.
-    pub forwarded: Option<(HeaderValue, HeaderValue)>,
-}
-
-impl State {
-    pub fn new(peer: SocketAddr, local: SocketAddr, port: usize, now: Tick) -> Rc<Self> {
-        Rc::new(Self {
-            peer,
-            local,
-            port,
-            phase: Cell::new(Phase::Idle),
-            since: Cell::new(now),
-            request_since: Cell::new(now),
-            upload: RefCell::new(None),
-            expired: Cell::new(None),
-            blocked: Cell::new(None),
-            verdict: Cell::new(None),
-            old: Cell::new(false),
-            served: Cell::new(false),
-            waker: RefCell::new(None),
-            forwarding: RefCell::default(),
-        })
-    }
-
-    fn enter(&self, phase: Phase, now: Tick) {
-        self.phase.set(phase);
-        self.since.set(now);
-    }
-
-    pub fn request_begins(&self, now: Tick, version: Version, upload: Option<Rc<Upload>>) {
-        self.old.set(version == Version::HTTP_10);
-        *self.upload.borrow_mut() = upload;
-        self.served.set(true);
-        self.expired.set(None);
-        self.request_since.set(now);
-        self.enter(Phase::Waiting, now);
-    }
-
-    pub fn answer_begins(&self, now: Tick) {
-        self.enter(Phase::Answering, now);
-    }
-
-    pub fn answer_ends(&self, now: Tick) {
-        self.enter(if self.is_uploading() { Phase::Tail } else { Phase::Idle }, now);
-    }
-
-    fn is_uploading(&self) -> bool {
-        self.upload.borrow().as_ref().is_some_and(|upload| upload.is_open())
-    }
-
-    /// Bytes have come from the client.
-    fn bytes_come(&self, now: Tick) {
-        match self.phase.get() {
-            Phase::Idle => self.enter(Phase::Head, now),
-            Phase::Tail if !self.is_uploading() => self.enter(Phase::Head, now),
-            // A body that still arrives keeps the application from answering.
-            Phase::Waiting | Phase::Tail => self.since.set(now),
-            Phase::Head | Phase::Answering | Phase::Lingering => {}
+/// What comes before HTTP. `None`: it has failed, or takes too long.
+async fn open(tcp: TcpStream, listener: &Listener, state: &State) -> Option<Stream> {
+    let Some(front) = &listener.tls else { return Some(Stream::Clear(tcp)) };
+    let mut handshake = std::pin::pin!(TlsAcceptor::from(front.current()).accept(tcp));
+    let done = std::future::poll_fn(|cx| {
+        state.note(cx);
+        match state.verdict() {
+            Some(Verdict::Abort) => Poll::Ready(None),
+            _ => handshake.as_mut().poll(cx).map(Result::ok),
         }
-    }
-
-    /// What the request in this connection has failed with, if its time is over.
-    #[inline]
-    pub fn expired(&self) -> Option<Failure> {
-        self.expired.get()
-    }
-
-    /// Called once per tick. While the worker drains, a connection without a request is not waited for.
-    pub fn look(&self, now: Tick, timeouts: &Timeouts, draining: bool) {
-        let waited = |bound| now.has_passed(self.since.get(), bound);
-        if self.blocked.get().is_some_and(|since| now.has_passed(since, timeouts.idle)) {
-            return self.judge(Verdict::Abort);
-        }
-        match self.phase.get() {
-            Phase::Idle if waited(if draining { DRAINING_IDLE } else { timeouts.idle }) => self.judge(Verdict::Finish),
-            Phase::Head if waited(timeouts.head) => self.judge(Verdict::HeadTimeout),
-            Phase::Waiting if waited(timeouts.first_byte) => {
-                let awaited = self.upload.borrow().as_ref().is_some_and(|upload| upload.is_awaited());
-                self.expire(if awaited { Failure::BodyTimeout } else { Failure::FirstByteTimeout })
-            }
-            Phase::Tail if !self.is_uploading() => self.enter(Phase::Idle, now),
-            Phase::Tail if waited(timeouts.idle) => self.judge(Verdict::Abort),
-            Phase::Lingering if waited(LINGERING) => self.judge(Verdict::Abort),
-            Phase::Waiting | Phase::Answering
-                if timeouts.request.is_some_and(|bound| now.has_passed(self.request_since.get(), bound)) =>
-            {
-                self.expire(Failure::RequestTimeout)
-            }
-            _ => {}
-        }
-    }
-
-    /// No further request: an idle connection closes, a busy one after its answer. A fresh one, whose first request is
-    /// probably on its way, is left to the tick.
-    pub fn finish(&self) {
-        if self.served.get() || self.phase.get() != Phase::Idle {
-            self.judge(Verdict::Finish);
-        }
-    }
-
-    /// Closes the connection in the middle of whatever it does.
-    pub fn abort(&self) {
-        self.judge(Verdict::Abort);
-    }
-
-    fn judge(&self, verdict: Verdict) {
-        self.verdict.set(Some(verdict));
-        self.wake();
-    }
-
-    fn expire(&self, failure: Failure) {
-        if self.expired.get().is_none() {
-            self.expired.set(Some(failure));
-            self.wake();
-        } else if self.phase.get() == Phase::Answering {
-            // It was told a tick ago, and has not even looked: the client takes nothing.
-            self.judge(Verdict::Abort);
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
-    }
+    })
+    .await?;
+    Some(Stream::Tls(Box::new(done.into())))
 }
 
 /// The connection's socket, which notes when the first byte of a head comes.
-pub struct Socket {
-    stream: TcpStream,
+struct Socket {
+    stream: Stream,
+    /// What was read to find out what the client speaks, and how much of it has been taken.
+    ahead: Vec<u8>,
+    taken: usize,
     state: Rc<State>,
     worker: Rc<Worker>,
 }
 
 impl Socket {
-    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let blocked = &self.state.blocked;
-        if written.is_ready() {
-            blocked.set(None);
-        } else if blocked.get().is_none() {
-            blocked.set(Some(self.worker.now()));
+    /// Reads ahead. Ready: what the client speaks is known; `true` is HTTP/2.
+    fn poll_speaks(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            let known = self.ahead.len().min(PREFACE.len());
+            if self.ahead[..known] != PREFACE[..known] {
+                return Poll::Ready(Ok(false));
+            }
+            if known == PREFACE.len() {
+                return Poll::Ready(Ok(true));
+            }
+            let mut first = [0; FIRST_READ];
+            let mut buf = ReadBuf::new(&mut first);
+            std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                // Its end: HTTP/1 has words for a part of a head.
+                return Poll::Ready(Ok(false));
+            }
+            self.state.bytes_come(self.worker.now());
+            self.ahead.extend_from_slice(buf.filled());
         }
+    }
+
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.state.takes(written.is_ready(), self.worker.now());
         written
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.taken < self.ahead.len() {
+            let end = self.ahead.len().min(self.taken + buf.remaining());
+            buf.put_slice(&self.ahead[self.taken..end]);
+            self.taken = end;
+            if end == self.ahead.len() {
+                (self.ahead, self.taken) = (Vec::new(), 0);
+            }
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -271,9 +130,9 @@ impl AsyncWrite for Socket {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = socket::poll_send(&mut self.stream, cx, bufs);
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
         self.note(written)
     }
     fn is_write_vectored(&self) -> bool {
@@ -287,42 +146,70 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Serves one connection until its end.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, state: Rc<State>) {
-    let service = {
-        let (worker, state) = (worker.clone(), state.clone());
-        service_fn(move |request| request::handle(worker.clone(), state.clone(), request))
-    };
-    Connection::new(worker, stream, state, service).await
-}
-
 /// hyper's connection, and what may end it from outside.
 struct Connection<S: HttpService<Incoming>> {
-    http: Option<http1::Connection<TokioIo<Socket>, S>>,
-    /// What is left when `http` has ended before the client has.
-    rest: Option<TcpStream>,
+    speaks: Speaks<S>,
+    /// Whether it speaks HTTP/2, if both sides have agreed on that.
+    known: Option<bool>,
+    /// Until it is known who gets it.
+    service: Option<S>,
     state: Rc<State>,
     worker: Rc<Worker>,
+}
+
+/// What is on the wire.
+#[allow(clippy::large_enum_variant, reason = "HTTP/1 is the usual one, and a connection is in one task's box")]
+enum Speaks<S: HttpService<Incoming>> {
+    /// Nothing has come yet, or too little to tell.
+    Unknown(Socket),
+    Http1(http1::Connection<TokioIo<Socket>, S>),
+    Http2(Box<http2::Connection<TokioIo<Socket>, S, Streams>>),
+    /// HTTP has ended before the client has.
+    Nothing(Stream),
+    Ended,
 }
 
 impl<S> Connection<S>
 where
     S: HttpService<Incoming, ResBody = AnswerBody>,
+    S::Future: 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn new(worker: Rc<Worker>, stream: TcpStream, state: Rc<State>, service: S) -> Self {
-        let socket = Socket { stream, state: state.clone(), worker: worker.clone() };
-        let limits = worker.limits(state.port);
-        let http = http1::Builder::new()
-            .max_buf_size(limits.header_bytes.max(8192))
-            .max_headers(limits.header_count)
-            // The tick keeps the head's deadline; hyper's own would be a timer per request.
-            .header_read_timeout(None)
-            .serve_connection(TokioIo::new(socket), service);
-        Self { http: Some(http), rest: None, state, worker }
+    fn begin(&mut self, socket: Socket, http2: bool) {
+        let Some(service) = self.service.take() else { return };
+        let limits = self.worker.limits(self.state.port);
+        self.speaks = if http2 {
+            self.state.has_streams(self.worker.now());
+            let http = http2::Builder::new(Streams::new(self.worker.clone(), self.state.clone()))
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_send_buf_size(SEND_BUFFER)
+                .max_concurrent_streams(limits.streams as u32)
+                .max_header_list_size(limits.header_bytes as u32)
+                .serve_connection(TokioIo::new(socket), service);
+            Speaks::Http2(Box::new(http))
+        } else {
+            let http = http1::Builder::new()
+                .max_buf_size(limits.header_bytes.max(8192))
+                .max_headers(limits.header_count)
+                // The tick keeps the head's deadline; hyper's own would be a timer per request.
+                .header_read_timeout(None)
+                .serve_connection(TokioIo::new(socket), service);
+            Speaks::Http1(http)
+        };
     }
 
-    /// hyper is through with the connection.
+    /// Takes the stream out of what is on it.
+    fn take(&mut self) -> Option<Stream> {
+        match std::mem::replace(&mut self.speaks, Speaks::Ended) {
+            Speaks::Unknown(socket) => Some(socket.stream),
+            Speaks::Http1(http) => Some(http.into_parts().io.into_inner().stream),
+            Speaks::Nothing(stream) => Some(stream),
+            Speaks::Http2(_) | Speaks::Ended => None,
+        }
+    }
+
+    /// hyper is through with an HTTP/1 connection.
     fn end(&mut self, outcome: hyper::Result<()>, cx: &mut Context<'_>) -> Poll<()> {
         let refused = match &outcome {
             // hyper has answered 400, 414 or 431 by itself; only the count is left to us.
@@ -336,29 +223,27 @@ where
         if outcome.as_ref().is_err_and(hyper::Error::is_user) {
             self.cut();
         }
-        let Some(http) = self.http.take() else { return Poll::Ready(()) };
-        let unread = self.state.upload.borrow().as_ref().is_some_and(|upload| !upload.is_whole());
-        if refused.is_some() || (outcome.is_ok() && unread) {
+        let stream = self.take();
+        if refused.is_some() || (outcome.is_ok() && self.state.is_unread()) {
             self.state.enter(Phase::Lingering, self.worker.now());
-            self.rest = Some(http.into_parts().io.into_inner().stream);
+            self.speaks = stream.map_or(Speaks::Ended, Speaks::Nothing);
         }
         self.linger(cx)
     }
 
     /// An answer ends before its time. In HTTP/1.0 it could be taken for a whole one, unless the connection is reset.
     fn cut(&mut self) {
-        if self.state.old.get()
-            && let Some(http) = self.http.take()
+        if self.state.is_old()
+            && let Some(stream) = self.take()
         {
-            // An error means that there is no connection any more.
-            let _ = http.into_parts().io.into_inner().stream.set_zero_linger();
+            stream.reset_on_close();
         }
     }
 
     /// A client that is still sending would be sent a reset if the socket were closed now, and could lose the answer
     /// with it (RFC 9112 section 9.6). So what it sends is read, for a while.
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(stream) = &mut self.rest else { return Poll::Ready(()) };
+        let Speaks::Nothing(stream) = &mut self.speaks else { return Poll::Ready(()) };
         let mut waste = [0; 16 * 1024];
         loop {
             let mut buf = ReadBuf::new(&mut waste);
@@ -371,14 +256,42 @@ where
     }
 
     /// A head that took too long can still be answered, unless the client has not taken the answer before it.
-    fn answer_head_timeout(&mut self) {
+    fn answer_head_timeout(&mut self, cx: &mut Context<'_>) {
         self.worker.cells.refused[Failure::HeadTimeout as usize].add(1);
-        if let Some(http) = self.http.take()
-            && self.state.blocked.get().is_none()
+        let blocked = self.state.is_blocked();
+        if let Some(mut stream) = self.take()
+            && !blocked
         {
-            let stream = http.into_parts().io.into_inner().stream;
             // One try: a peer that reads nothing is not waited for.
-            let _ = stream.try_write(&last_words(Failure::HeadTimeout));
+            let _ = Pin::new(&mut stream).poll_write(cx, &last_words(Failure::HeadTimeout));
+            let _ = Pin::new(&mut stream).poll_flush(cx);
+        }
+    }
+
+    fn poll_http(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.speaks {
+                Speaks::Unknown(socket) => {
+                    let http2 = match self.known {
+                        Some(known) => known,
+                        None => match std::task::ready!(socket.poll_speaks(cx)) {
+                            Ok(http2) => http2,
+                            Err(_) => return Poll::Ready(()),
+                        },
+                    };
+                    if let Speaks::Unknown(socket) = std::mem::replace(&mut self.speaks, Speaks::Ended) {
+                        self.begin(socket, http2);
+                    }
+                }
+                Speaks::Http1(http) => {
+                    return match Pin::new(http).poll(cx) {
+                        Poll::Pending => Poll::Pending,
+                        Poll::Ready(outcome) => self.end(outcome, cx),
+                    };
+                }
+                Speaks::Http2(http) => return Pin::new(http).poll(cx).map(drop),
+                Speaks::Nothing(_) | Speaks::Ended => return self.linger(cx),
+            }
         }
     }
 }
@@ -400,48 +313,41 @@ pub fn last_words(failure: Failure) -> Vec<u8> {
 
 impl<S> Future for Connection<S>
 where
-    S: HttpService<Incoming, ResBody = AnswerBody>,
+    S: HttpService<Incoming, ResBody = AnswerBody> + Unpin,
+    S::Future: 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        {
-            let mut waker = this.state.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
-        }
-        match this.state.verdict.take() {
+        this.state.note(cx);
+        match this.state.verdict() {
             None => {}
             Some(Verdict::Abort) => {
-                if this.state.phase.get() == Phase::Answering {
+                if this.state.phase() == Phase::Answering {
                     this.cut();
                 }
                 return Poll::Ready(());
             }
             Some(Verdict::HeadTimeout) => {
-                this.answer_head_timeout();
+                this.answer_head_timeout(cx);
                 return Poll::Ready(());
             }
             Some(Verdict::Finish) => {
-                if let Some(http) = &mut this.http {
-                    // First take what has arrived: a request that is here already shall not be lost.
-                    if let Poll::Ready(outcome) = Pin::new(&mut *http).poll(cx) {
-                        return this.end(outcome, cx);
-                    }
+                // First take what has arrived: a request that is here already shall not be lost.
+                if this.poll_http(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                match &mut this.speaks {
                     // Nor one of which a part is here; its answer will tell the client to leave.
-                    if this.state.phase.get() != Phase::Head {
-                        Pin::new(http).graceful_shutdown();
-                    }
+                    Speaks::Http1(http) if this.state.phase() != Phase::Head => Pin::new(http).graceful_shutdown(),
+                    Speaks::Http2(http) => Pin::new(&mut **http).graceful_shutdown(),
+                    Speaks::Unknown(_) if this.state.phase() == Phase::Idle => return Poll::Ready(()),
+                    _ => {}
                 }
             }
         }
-        let Some(http) = &mut this.http else { return this.linger(cx) };
-        match Pin::new(http).poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(outcome) => this.end(outcome, cx),
-        }
+        this.poll_http(cx)
     }
 }

@@ -43,6 +43,10 @@ pub enum Failure {
     ClientGone,
     /// No further byte of the body came within `timeouts.first-byte`.
     BodyTimeout,
+    /// The handshake of TLS with an endpoint has failed: its certificate is not trusted, or it does not speak what it should.
+    UpstreamTls,
+    /// An HTTP/2 endpoint has not looked at the request: it refused the stream, or was about to close the connection.
+    StreamRefused,
 }
 
 /// Whose fault it is.
@@ -64,7 +68,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 18] = [
+    pub const ALL: [Failure; 20] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -83,6 +87,8 @@ impl Failure {
         Failure::UpstreamCut,
         Failure::ClientGone,
         Failure::BodyTimeout,
+        Failure::UpstreamTls,
+        Failure::StreamRefused,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -222,6 +228,20 @@ impl Failure {
                 Downstream,
                 Never,
                 "the request's body did not arrive in time",
+            ),
+            Failure::UpstreamTls => (
+                "upstream_tls",
+                StatusCode::BAD_GATEWAY,
+                Upstream,
+                Unsent,
+                "no endpoint of the application could be reached through TLS",
+            ),
+            Failure::StreamRefused => (
+                "stream_refused",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Upstream,
+                Unsent,
+                "the application is about to close the connection and did not look at the request",
             ),
         }
     }

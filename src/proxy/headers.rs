@@ -13,15 +13,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
 use http::{Method, Uri, Version};
 use ipnet::IpNet;
 
 use super::Failure;
-use super::connection::State;
+use super::state::State;
 use super::worker::Target;
 use crate::route::Head;
 use crate::route::policy::Policy;
@@ -70,7 +70,7 @@ fn one_host(head: &mut Parts, local: SocketAddr) -> Result<(), Failure> {
     if second.is_some() || first.is_some_and(|host| !is_host(host.as_bytes())) {
         return Err(Failure::BadRequest);
     }
-    if first.is_none() && head.version != Version::HTTP_10 {
+    if first.is_none() && head.version == Version::HTTP_11 {
         return Err(Failure::BadRequest);
     }
     let authority = match head.uri.authority() {
@@ -102,6 +102,37 @@ fn is_host(host: &[u8]) -> bool {
             parts.next().is_none_or(|port| port.iter().all(u8::is_ascii_digit))
         }
         _ => !host.contains(&b'@') && http::uri::Authority::try_from(host).is_ok(),
+    }
+}
+
+/// Where a checked request would have come through TLS.
+pub fn over_tls(head: &Parts, port: u16) -> Option<HeaderValue> {
+    let host = head.headers.get(HOST)?.to_str().ok()?;
+    // An IPv6 address has colons of its own, in brackets.
+    let name = match host.rsplit_once(':') {
+        Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    HeaderValue::try_from(format!("https://{name}{port}{}", head.uri)).ok()
+}
+
+/// What a request in HTTP/2 lacks that routes, and applications that speak HTTP/1, rely on.
+pub fn one_protocol(head: &mut Parts, has_body: bool) {
+    if head.version != Version::HTTP_2 {
+        return;
+    }
+    // Crumbs of one cookie (9113 section 8.2.3).
+    let mut crumbs = head.headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
+        let all = [first, second].into_iter().chain(crumbs).map(HeaderValue::as_bytes).collect::<Vec<_>>();
+        if let Ok(cookie) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            head.headers.insert(COOKIE, cookie);
+        }
+    }
+    // A body of a length that is not known is chunked in HTTP/1, whatever the method.
+    if has_body && !head.headers.contains_key(CONTENT_LENGTH) {
+        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
@@ -219,7 +250,7 @@ pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64
     }
 
     // Applications leave things out for a copy, so only a proxy in front of this one may say that it is one.
-    if present.mirror && !is_trusted(state.peer.ip().to_canonical(), &policy.trusted_proxies) {
+    if present.mirror && !is_trusted(state.client().peer.ip().to_canonical(), &policy.trusted_proxies) {
         headers.remove(MIRROR);
     }
     forwarded(headers, policy, state);
@@ -233,13 +264,15 @@ pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64
 /// From a trusted peer the lists grow by one; anybody else's are replaced, because they could say anything (RFC 7239
 /// section 8.1).
 fn forwarded(headers: &mut HeaderMap, policy: &Policy, state: &State) {
-    let mut cache = state.forwarding.borrow_mut();
-    let ip = state.peer.ip().to_canonical();
+    let client = state.client();
+    let mut cache = client.forwarding.borrow_mut();
+    let proto = if client.secure { "https" } else { "http" };
+    let ip = client.peer.ip().to_canonical();
     let peer = cache
         .peer
         .get_or_insert_with(|| HeaderValue::try_from(ip.to_string()).expect("an address is visible ASCII"))
         .clone();
-    let port = cache.port.get_or_insert_with(|| state.local.port().into()).clone();
+    let port = cache.port.get_or_insert_with(|| client.local.port().into()).clone();
     let Some(host) = headers.get(HOST).cloned() else { return };
     let element = match &cache.forwarded {
         Some((cached, element)) if *cached == host => element.clone(),
@@ -247,7 +280,8 @@ fn forwarded(headers: &mut HeaderMap, policy: &Policy, state: &State) {
             let node = if ip.is_ipv6() { format!("\"[{ip}]\"") } else { ip.to_string() };
             let mut element = format!("for={node};host=\"").into_bytes();
             element.extend_from_slice(host.as_bytes());
-            element.extend_from_slice(b"\";proto=http");
+            element.extend_from_slice(b"\";proto=");
+            element.extend_from_slice(proto.as_bytes());
             let element = HeaderValue::from_bytes(&element).unwrap_or(HeaderValue::from_static("for=unknown"));
             cache.forwarded = Some((host.clone(), element.clone()));
             element
@@ -256,14 +290,14 @@ fn forwarded(headers: &mut HeaderMap, policy: &Policy, state: &State) {
     if is_trusted(ip, &policy.trusted_proxies) {
         join(headers, X_FORWARDED_FOR, peer);
         join(headers, FORWARDED, element);
-        for (name, value) in [(X_FORWARDED_PROTO, HeaderValue::from_static("http")), (X_FORWARDED_HOST, host)] {
+        for (name, value) in [(X_FORWARDED_PROTO, HeaderValue::from_static(proto)), (X_FORWARDED_HOST, host)] {
             headers.entry(name).or_insert(value);
         }
         headers.entry(X_FORWARDED_PORT).or_insert(port);
     } else {
         headers.insert(X_FORWARDED_FOR, peer);
         headers.insert(FORWARDED, element);
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
         headers.insert(X_FORWARDED_HOST, host);
         headers.insert(X_FORWARDED_PORT, port);
     }

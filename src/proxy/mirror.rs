@@ -19,8 +19,9 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Bytes;
 
 use super::body::RequestBody;
-use super::connection::Tick;
-use super::wire::{Exchange, Failed};
+use super::exchange::Exchange;
+use super::state::Tick;
+use super::wire::Failed;
 use super::worker::{Aligned, Worker};
 use super::{Failure, headers};
 use crate::metrics::cells::{CopyLabels, CopyOutcome};
@@ -129,7 +130,7 @@ impl Open {
                 }
                 Err(Failed { failure: Failure::UpstreamClosed, request: Some(unsent) }) if again => {
                     again = false;
-                    endpoint.forget_idle();
+                    endpoint.pool.forget_idle();
                     request = unsent;
                 }
                 Err(_) => return CopyOutcome::Failed,

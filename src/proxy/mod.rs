@@ -7,22 +7,30 @@
 //! * `headers`: what is checked, removed, added and rewritten;
 //! * `attempt`: which endpoint, of which version, and whether once more;
 //! * `upstream`: this worker's endpoints of one version; chooses one;
-//! * `wire`: one connection to an endpoint;
 //! * `mirror`: copies of requests, which may be lost and never slow a client;
+//! * `exchange`: an answer whose body is still to come, and its connection;
+//! * `pool`: the connections to one endpoint; `dial` opens one, `wire` is one in HTTP/1, `shared` one in HTTP/2;
 //! * `body`: bodies on their way through, and what is counted when they end;
-//! * `socket`: how bytes leave through a socket;
-//! * `connection`: one client connection: its phase, its deadlines, its end;
+//! * `socket`: bytes in clear or through TLS, and how they leave cheaply;
+//! * `connection`: one client connection: what it speaks, and its end;
+//! * `state`: its phase and deadlines; `streams`: those of the requests in an HTTP/2 connection;
 //! * `worker`: threads, listeners, the accept loop, the slow tick, drain;
 //! * `error`: what can go wrong, with a word, a status and a retry answer for each.
 
 mod attempt;
 mod body;
 mod connection;
+mod dial;
 mod error;
+mod exchange;
 mod headers;
 mod mirror;
+mod pool;
 mod request;
+mod shared;
 mod socket;
+mod state;
+mod streams;
 mod upstream;
 mod wire;
 mod worker;

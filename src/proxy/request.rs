@@ -3,17 +3,17 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use http::header::{CONNECTION, CONTENT_TYPE, SET_COOKIE};
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION, SET_COOKIE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::{Bytes, Incoming};
 
 use super::attempt;
 use super::body::{Account, AnswerBody, RequestBody, Upload};
-use super::connection::State;
+use super::exchange::Exchange;
 use super::headers::{self, RequestHead};
 use super::mirror::{self, Tee};
-use super::wire::Exchange;
+use super::state::State;
 use super::worker::{Stage, Worker};
 use super::{Failure, Side};
 use crate::metrics::cells;
@@ -25,17 +25,32 @@ pub async fn handle(
     state: Rc<State>,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
+    let version = request.version();
+    let connection = state;
+    let state = if version == Version::HTTP_2 { worker.stream() } else { None }.unwrap_or_else(|| connection.clone());
     let upload = (!request.body().is_end_stream()).then(Rc::<Upload>::default);
-    state.request_begins(worker.now(), request.version(), upload.clone());
+    state.request_begins(worker.now(), version, upload.clone());
     // From here on the request is counted when this is dropped, even if its client does not wait for an answer.
     let mut account = Account::new(worker.clone(), state.clone(), cells::Method::of(request.method()));
-    let outcome = route_and_send(&worker, &state, request, upload, &mut account).await;
+    let outcome = match state.client().redirect {
+        Some(port) => redirect(&worker, &state, request, port),
+        None => {
+            let sent = route_and_send(&worker, &state, request, upload, &mut account).await;
+            sent.map(|answer| answer.map(Ok))
+        }
+    };
 
     let (mut answer, failure) = match outcome {
-        Ok(answer) => (answer.map(Ok), None),
+        Ok(answer) => (answer, None),
         Err(failure) => (refusal(failure), Some(failure)),
     };
-    if worker.stage() != Stage::Serving || failure.is_some_and(|failure| failure.side() == Side::Downstream) {
+    let leaving = worker.stage() != Stage::Serving;
+    if state.is_stream() {
+        *answer.version_mut() = Version::HTTP_2;
+        if leaving {
+            connection.finish();
+        }
+    } else if leaving || failure.is_some_and(|failure| failure.side() == Side::Downstream) {
         // Draining, or a client whose next bytes cannot be trusted to begin a request.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -58,9 +73,11 @@ async fn route_and_send(
     let live = worker.live(state.port).ok_or(Failure::NotReady)?;
     let policy = live.snapshot.policy();
     let (mut head, incoming) = request.into_parts();
-    headers::check(&mut head, policy, state.local)?;
+    let client = state.client();
+    headers::check(&mut head, policy, client.local)?;
+    headers::one_protocol(&mut head, upload.is_some());
 
-    let decision = live.snapshot.decide(&RequestHead::new(&head, state.peer, policy));
+    let decision = live.snapshot.decide(&RequestHead::new(&head, client.peer, policy));
     let decided = &live.targets[decision.backend];
     if decision.reason == Reason::Weighted {
         decided.cells.split.add(1);
@@ -101,6 +118,23 @@ async fn route_and_send(
     if let (Some(bucket), Some(users)) = (decision.minted, live.snapshot.users()) {
         answer.headers_mut().append(SET_COOKIE, users.set_cookie(bucket));
     }
+    Ok(answer)
+}
+
+/// For a listener that only knows where the other one is. 308: a POST stays one (RFC 9110 section 15.4.9).
+fn redirect(
+    worker: &Worker,
+    state: &State,
+    request: Request<Incoming>,
+    port: u16,
+) -> Result<Response<Result<Exchange, Bytes>>, Failure> {
+    let live = worker.live(state.port).ok_or(Failure::NotReady)?;
+    let (mut head, _) = request.into_parts();
+    headers::check(&mut head, live.snapshot.policy(), state.client().local)?;
+    let location = headers::over_tls(&head, port).ok_or(Failure::BadRequest)?;
+    let mut answer = Response::new(Err(Bytes::new()));
+    *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    answer.headers_mut().insert(LOCATION, location);
     Ok(answer)
 }
 

@@ -8,8 +8,10 @@ use std::time::Duration;
 use http::{Request, Response};
 
 use super::body::RequestBody;
-use super::connection::{State, Tick};
-use super::wire::{self, Exchange, Failed, Wire};
+use super::exchange::Exchange;
+use super::pool::Pool;
+use super::state::{State, Tick};
+use super::wire::Failed;
 use super::worker::Target;
 use crate::metrics::Gauge;
 use crate::route::policy::Policy;
@@ -36,8 +38,7 @@ impl Upstream {
             })
             .collect();
         for endpoint in endpoints.iter().filter(|endpoint| !addresses.contains(&endpoint.address)) {
-            endpoint.gone.set(true);
-            endpoint.idle.borrow_mut().clear();
+            endpoint.pool.leave();
         }
         *endpoints = next;
     }
@@ -68,7 +69,7 @@ impl Upstream {
     /// Once per tick: closes what is idle too long, and what the endpoint has closed.
     pub fn look(&self, now: Tick, bound: Duration) {
         for endpoint in self.endpoints.borrow().iter() {
-            endpoint.idle.borrow_mut().retain_mut(|idle| !idle.since.is_older(now, bound) && idle.wire.is_alive());
+            endpoint.pool.look(now, bound);
         }
     }
 }
@@ -77,20 +78,12 @@ impl Upstream {
 pub struct Endpoint {
     pub address: SocketAddr,
     in_flight: Cell<usize>,
-    /// No longer part of the version: open requests finish, connections are not kept.
-    gone: Cell<bool>,
-    /// The last one in is the first one out, so that the others can grow old.
-    idle: RefCell<Vec<Idle>>,
-}
-
-struct Idle {
-    wire: Box<Wire>,
-    since: Tick,
+    pub pool: Pool,
 }
 
 impl Endpoint {
     fn new(address: SocketAddr) -> Self {
-        Self { address, in_flight: Cell::new(0), gone: Cell::new(false), idle: RefCell::default() }
+        Self { address, in_flight: Cell::new(0), pool: Pool::default() }
     }
 
     /// Sends a request and waits for the head of its answer. `client`: whose request it is, for which the time may be
@@ -103,43 +96,14 @@ impl Endpoint {
         client: Option<&State>,
     ) -> Result<Response<Exchange>, Failed> {
         let flight = Flight::new(self.clone(), target.clone(), client.is_none());
-        let wire = match self.take_idle() {
-            Some(wire) => wire,
-            None => match wire::connect(self.address, target, policy, client).await {
-                Ok(wire) => wire,
-                Err(failure) => return Err(Failed { failure, request: Some(request) }),
-            },
-        };
-        wire.ask(request, flight, policy.limits.upstream_idle_connections, client).await
-    }
-
-    /// Keeps a connection for the next request, unless there are `most` already.
-    pub fn keep(&self, wire: Box<Wire>, most: usize, now: Tick) {
-        let mut idle = self.idle.borrow_mut();
-        if !self.gone.get() && idle.len() < most {
-            idle.push(Idle { wire, since: now });
-        }
-    }
-
-    /// Drops the idle connections: their other end is gone.
-    pub fn forget_idle(&self) {
-        self.idle.borrow_mut().clear();
-    }
-
-    fn take_idle(&self) -> Option<Box<Wire>> {
-        loop {
-            let mut wire = self.idle.borrow_mut().pop()?.wire;
-            if wire.is_free() {
-                return Some(wire);
-            }
-        }
+        self.pool.send(self.address, request, flight, policy, client).await
     }
 }
 
 /// One request in flight on an endpoint.
 pub struct Flight {
     pub endpoint: Rc<Endpoint>,
-    target: Rc<Target>,
+    pub target: Rc<Target>,
     is_copy: bool,
 }
 

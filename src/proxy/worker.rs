@@ -16,13 +16,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
-use super::connection::{self, State, TICK, Tick};
+use super::connection;
 use super::mirror::Copies;
+use super::state::{State, TICK, Tick};
 use super::upstream::Upstream;
-use super::{Failure, Settings};
+use super::{Failure, Listener, Settings};
 use crate::metrics::{Metrics, ProxyCells, VersionCells};
 use crate::route::live::{Live, View};
 use crate::route::policy::{Limits, Policy, Timeouts};
+use crate::route::transport::Transport;
 use crate::route::{Role, Snapshot, VersionHash};
 
 /// How far the proxy has come with leaving.
@@ -94,10 +96,7 @@ impl Bound {
         for (index, sockets) in self.sockets.into_iter().enumerate() {
             let start = Start {
                 index,
-                sockets: sockets
-                    .into_iter()
-                    .zip(self.settings.listeners.iter().map(|listener| listener.port))
-                    .collect(),
+                sockets: sockets.into_iter().zip(self.settings.listeners.iter().cloned()).collect(),
                 live: live.clone(),
                 metrics: metrics.clone(),
                 open: open.clone(),
@@ -161,8 +160,7 @@ impl Running {
 
 struct Start {
     index: usize,
-    /// Each with the application's port it stands before.
-    sockets: Vec<(StdListener, usize)>,
+    sockets: Vec<(StdListener, Listener)>,
     live: Live,
     metrics: Arc<Metrics>,
     open: Arc<AtomicUsize>,
@@ -190,13 +188,15 @@ async fn work(start: Start) {
         tick: Cell::new(Tick(0)),
         stage: Cell::new(Stage::Serving),
         random: Cell::new(seed()),
+        stream: RefCell::default(),
     });
     let mut accepting = Vec::new();
-    for (socket, port) in start.sockets {
+    for (socket, settings) in start.sockets {
+        let settings = Rc::new(settings);
         let listener = TcpListener::from_std(socket).expect("a bound socket can be registered");
         let (worker, stage, count) = (worker.clone(), start.stage.clone(), start.accepting.clone());
         accepting.push(tokio::task::spawn_local(async move {
-            accept(worker, listener, port, stage).await;
+            accept(worker, listener, settings, stage).await;
             // Release: whoever sees this sees the connections that were accepted before.
             count.fetch_sub(1, Ordering::Release);
         }));
@@ -228,7 +228,7 @@ fn seed() -> u64 {
 }
 
 /// Takes connections until the worker drains; then whatever the kernel has already accepted, and no more.
-async fn accept(worker: Rc<Worker>, listener: TcpListener, port: usize, mut stage: watch::Receiver<Stage>) {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, settings: Rc<Listener>, mut stage: watch::Receiver<Stage>) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -236,7 +236,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, port: usize, mut stag
             _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
         };
         match accepted {
-            Ok((stream, peer)) => worker.serve(stream, peer, port),
+            Ok((stream, _)) => worker.serve(stream, &settings),
             // Out of descriptors or memory: wait for some to come back rather than spin. Other errors belong to a
             // connection that died in the queue.
             Err(error)
@@ -250,11 +250,11 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, port: usize, mut stag
     // The kernel is asked itself: the runtime may not have heard yet of what has just come. An error is the end of the
     // queue, or of what can be done about it.
     let Ok(listener) = listener.into_std() else { return };
-    while let Ok((stream, peer)) = listener.accept() {
+    while let Ok((stream, _)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            worker.serve(stream, peer, port);
+            worker.serve(stream, &settings);
         }
     }
 }
@@ -265,6 +265,7 @@ pub struct Target {
     pub version_value: HeaderValue,
     pub baggage_value: HeaderValue,
     pub upstream: Rc<Upstream>,
+    pub transport: Transport,
     pub cells: Arc<VersionCells>,
 }
 
@@ -304,6 +305,8 @@ pub struct Worker {
     tick: Cell<Tick>,
     stage: Cell<Stage>,
     random: Cell<u64>,
+    /// The HTTP/2 stream whose task runs now.
+    stream: RefCell<Option<Rc<State>>>,
 }
 
 impl Worker {
@@ -322,29 +325,31 @@ impl Worker {
         let kept = &self.ports[port];
         let Some(snapshot) = kept.view.newest() else { return };
         let before = kept.aligned.borrow_mut().take();
-        let upstream = |version: &VersionHash| {
+        // Connections that speak otherwise are of no use any more.
+        let upstream = |version: &VersionHash, transport: &Transport| {
             let known = before.as_ref()?;
             let i = known.snapshot.backends().iter().position(|backend| backend.version == *version)?;
-            Some(known.targets[i].upstream.clone())
+            (known.targets[i].transport == *transport).then(|| known.targets[i].upstream.clone())
         };
-        let targets = snapshot
+        let targets: Vec<Rc<Target>> = snapshot
             .backends()
             .iter()
             .map(|backend| {
-                let upstream = upstream(&backend.version).unwrap_or_default();
+                let upstream = upstream(&backend.version, &backend.transport).unwrap_or_default();
                 upstream.align(&backend.endpoints);
                 Rc::new(Target {
                     role: backend.role,
                     version_value: value(backend.version.as_str()),
                     baggage_value: value(&format!("splitway={};version={}", backend.role.as_str(), backend.version)),
                     upstream,
+                    transport: backend.transport.clone(),
                     cells: self.metrics.version(self.index, port, &backend.version, backend.role),
                 })
             })
             .collect();
         if let Some(before) = &before {
-            for (backend, target) in before.snapshot.backends().iter().zip(&before.targets) {
-                if !snapshot.backends().iter().any(|kept| kept.version == backend.version) {
+            for target in &before.targets {
+                if !targets.iter().any(|kept| Rc::ptr_eq(&kept.upstream, &target.upstream)) {
                     target.upstream.align(&[]);
                 }
             }
@@ -375,6 +380,15 @@ impl Worker {
 
     pub fn now(&self) -> Tick {
         self.tick.get()
+    }
+
+    /// A stream's task says so before it does anything: hyper does not tell a request which one it is in.
+    pub fn enters_stream(&self, state: &Rc<State>) {
+        *self.stream.borrow_mut() = Some(state.clone());
+    }
+
+    pub fn stream(&self) -> Option<Rc<State>> {
+        self.stream.borrow().clone()
     }
 
     pub fn stage(&self) -> Stage {
@@ -408,28 +422,29 @@ impl Worker {
     }
 
     /// Begins to serve an accepted connection, or refuses it when there are too many.
-    fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, port: usize) {
-        let Ok(local) = stream.local_addr() else { return };
+    fn serve(self: &Rc<Self>, stream: TcpStream, listener: &Rc<Listener>) {
         let _ = stream.set_nodelay(true);
         self.cells.connections_accepted.add(1);
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits(port).connections {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits(listener.port).connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            return self.refuse(&stream);
+            return self.refuse(&stream, listener);
         }
-        let state = State::new(peer, local, port, self.now());
+        let state = State::new(listener.port, self.now());
         let open = Open::new(self.clone(), state.clone());
-        let worker = self.clone();
+        let (worker, listener) = (self.clone(), listener.clone());
         tokio::task::spawn_local(async move {
-            connection::serve(worker, stream, state).await;
+            connection::serve(worker, stream, listener, state).await;
             drop(open);
         });
     }
 
-    fn refuse(&self, stream: &TcpStream) {
+    fn refuse(&self, stream: &TcpStream, listener: &Listener) {
         let failure = Failure::ConnectionLimit;
         self.cells.refused[failure as usize].add(1);
-        // One try, before the request is read: the client that reads it learns why.
-        let _ = stream.try_write(&connection::last_words(failure));
+        // One try, before the request is read: the client that reads it learns why. Through TLS it would not understand.
+        if listener.tls.is_none() {
+            let _ = stream.try_write(&connection::last_words(failure));
+        }
     }
 }
 
@@ -456,6 +471,9 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.number);
         self.worker.cells.connections.add(-1);
+        if std::thread::panicking() {
+            self.worker.cells.panics.add(1);
+        }
         self.worker.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

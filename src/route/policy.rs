@@ -25,6 +25,8 @@ pub struct Policy {
 pub struct Timeouts {
     /// For a TCP connection to an endpoint. Then the next endpoint is tried.
     pub connect: Duration,
+    /// For a client's handshake of TLS. Then its connection is closed.
+    pub handshake: Duration,
     /// From the first byte of a request's head to its last. Then 408.
     pub head: Duration,
     /// From the last byte of the request that has come, of its head or its body, to the head of the answer. Then 504;
@@ -43,6 +45,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(1),
+            handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             first_byte: Duration::from_secs(60),
             request: None,
@@ -65,6 +68,8 @@ pub struct Limits {
     pub body_bytes: Option<u64>,
     /// Client connections at once, over all workers. Beyond: 503 and closed.
     pub connections: usize,
+    /// HTTP/2: requests at once in a connection. Beyond: the stream is refused, and may be tried again.
+    pub streams: usize,
     /// Connections kept open without a request, per endpoint and worker.
     pub upstream_idle_connections: usize,
 }
@@ -77,6 +82,7 @@ impl Default for Limits {
             target_bytes: 16 * 1024,
             body_bytes: None,
             connections: 10_000,
+            streams: 100,
             upstream_idle_connections: 256,
         }
     }

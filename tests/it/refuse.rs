@@ -229,8 +229,6 @@ async fn another_major_version_is_refused() {
         let answer = raw(scene.proxy.address, request).await;
         assert!(answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 505 "), "{request}: {answer:?}");
     }
-    // Whoever speaks HTTP/2 without asking is shown out.
-    raw(scene.proxy.address, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert_eq!(scene.app.received(), 0);
 }
 

@@ -1,0 +1,374 @@
+//! What a client's connection, the requests in it and the worker's slow clock tell each other.
+//!
+//! No request starts a timer. A connection writes down when its phase began, in ticks of the worker's slow clock, and
+//! the worker looks at all connections once per tick. What has waited too long receives a verdict and is woken.
+//!
+//! In HTTP/1 a connection has one request at a time, and both share one [`State`]. In HTTP/2 each stream has a state of its
+//! own, and the connection's knows them.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use http::{HeaderValue, Version};
+
+use super::Failure;
+use super::body::Upload;
+use crate::route::policy::Timeouts;
+
+/// The length of one tick: every deadline is kept to within this.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// How long a connection without a request may stay while the worker drains.
+const DRAINING_IDLE: Duration = Duration::from_secs(1);
+
+/// How long a client may go on with a request that was refused, after the connection's end was announced to it.
+const LINGERING: Duration = Duration::from_secs(2);
+
+/// A moment, in ticks since the worker started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(pub u32);
+
+impl Tick {
+    fn has_passed(self, since: Tick, bound: Duration) -> bool {
+        u128::from(self.0.saturating_sub(since.0)) * TICK.as_millis() > bound.as_millis()
+    }
+
+    pub fn is_older(self, now: Tick, bound: Duration) -> bool {
+        now.has_passed(self, bound)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The connection is being prepared: the handshake of TLS, or what a proxy in front says first.
+    Opening,
+    /// No byte of a request has come since the last answer.
+    Idle,
+    /// Some bytes of a head have come.
+    Head,
+    /// The head is complete, its answer has not begun.
+    Waiting,
+    /// The answer's head has been passed on.
+    Answering,
+    /// The answer has ended, the request's body has not.
+    Tail,
+    /// The connection's end is announced; what still comes is thrown away.
+    Lingering,
+    /// HTTP/2: the streams have phases of their own.
+    Streams,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Close as soon as no request is open.
+    Finish,
+    /// The head took too long: answer 408 and close.
+    HeadTimeout,
+    /// Close now, whatever is open.
+    Abort,
+}
+
+/// What is the same for every request of a connection.
+pub struct Client {
+    pub peer: SocketAddr,
+    /// The address the client connected to.
+    pub local: SocketAddr,
+    /// Whether it came through TLS.
+    pub secure: bool,
+    /// Where clients are sent that should come through TLS: the port.
+    pub redirect: Option<u16>,
+    /// Headers that are the same for every request.
+    pub forwarding: RefCell<ForwardingCache>,
+}
+
+impl Client {
+    pub fn new(peer: SocketAddr, local: SocketAddr, secure: bool) -> Self {
+        Self { peer, local, secure, redirect: None, forwarding: RefCell::default() }
+    }
+}
+
+/// Values that would otherwise be written anew for each request.
+#[derive(Default)]
+pub struct ForwardingCache {
+    pub peer: Option<HeaderValue>,
+    /// The port the client connected to.
+    pub port: Option<HeaderValue>,
+    /// The `Forwarded` element for the host beside it.
+    pub forwarded: Option<(HeaderValue, HeaderValue)>,
+}
+
+/// A connection, or a stream of one. All on one thread.
+pub struct State {
+    /// The number of the application's port that its listener stands before.
+    pub port: usize,
+    client: OnceCell<Rc<Client>>,
+    phase: Cell<Phase>,
+    since: Cell<Tick>,
+    /// When the head of the request was complete.
+    request_since: Cell<Tick>,
+    /// Whether the client speaks HTTP/1.0, where the connection's end may be the answer's.
+    old: Cell<bool>,
+    /// Whether a request has ever come.
+    served: Cell<bool>,
+    /// The body of the request, if it has one.
+    upload: RefCell<Option<Rc<Upload>>>,
+    expired: Cell<Option<Failure>>,
+    /// Since when the client takes no more bytes, while there are some for it.
+    blocked: Cell<Option<Tick>>,
+    verdict: Cell<Option<Verdict>>,
+    waker: RefCell<Option<Waker>>,
+    /// HTTP/2: the requests in the connection.
+    streams: RefCell<Vec<Rc<State>>>,
+    /// HTTP/2: since when the client knows that no further request is taken.
+    finishing: Cell<Option<Tick>>,
+    is_stream: bool,
+}
+
+impl State {
+    /// A connection that has just been accepted.
+    pub fn new(port: usize, now: Tick) -> Rc<Self> {
+        Rc::new(Self::begin(port, OnceCell::new(), Phase::Opening, false, now))
+    }
+
+    /// A stream of this connection.
+    pub fn stream(&self, now: Tick) -> Rc<Self> {
+        let stream = Rc::new(Self::begin(self.port, self.client.clone(), Phase::Waiting, true, now));
+        self.served.set(true);
+        self.streams.borrow_mut().push(stream.clone());
+        stream
+    }
+
+    fn begin(port: usize, client: OnceCell<Rc<Client>>, phase: Phase, is_stream: bool, now: Tick) -> Self {
+        Self {
+            port,
+            client,
+            phase: Cell::new(phase),
+            since: Cell::new(now),
+            request_since: Cell::new(now),
+            upload: RefCell::new(None),
+            expired: Cell::new(None),
+            blocked: Cell::new(None),
+            verdict: Cell::new(None),
+            old: Cell::new(false),
+            served: Cell::new(false),
+            waker: RefCell::new(None),
+            streams: RefCell::default(),
+            finishing: Cell::new(None),
+            is_stream,
+        }
+    }
+
+    /// Who is at the other end. Known before the first request.
+    pub fn client(&self) -> &Client {
+        self.client.get().expect("a connection that is open knows its client")
+    }
+
+    /// The connection is ready for requests.
+    pub fn opens(&self, client: Client, now: Tick) {
+        // It opens once.
+        let _ = self.client.set(Rc::new(client));
+        self.enter(Phase::Idle, now);
+    }
+
+    /// It is HTTP/2.
+    pub fn has_streams(&self, now: Tick) {
+        self.enter(Phase::Streams, now);
+    }
+
+    /// The stream's task has ended. A body that goes on after its answer still has its time.
+    pub fn stream_ends(&self, stream: &Rc<State>, now: Tick) {
+        if stream.is_uploading() {
+            return stream.enter(Phase::Tail, now);
+        }
+        let mut streams = self.streams.borrow_mut();
+        if let Some(position) = streams.iter().position(|one| Rc::ptr_eq(one, stream)) {
+            streams.swap_remove(position);
+        }
+        self.since.set(now);
+    }
+
+    /// Whether this is one of several requests in a connection.
+    pub fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub fn is_old(&self) -> bool {
+        self.old.get()
+    }
+
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.get().is_some()
+    }
+
+    /// Whether the client takes what there is for it.
+    pub fn takes(&self, bytes: bool, now: Tick) {
+        if bytes {
+            self.blocked.set(None);
+        } else if self.blocked.get().is_none() {
+            self.blocked.set(Some(now));
+        }
+    }
+
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.verdict.take()
+    }
+
+    /// Whether bytes of the request's body may still come that nobody has read.
+    pub fn is_unread(&self) -> bool {
+        self.upload.borrow().as_ref().is_some_and(|upload| !upload.is_whole())
+    }
+
+    /// Who is to be woken for a verdict.
+    pub fn note(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    pub fn enter(&self, phase: Phase, now: Tick) {
+        self.phase.set(phase);
+        self.since.set(now);
+    }
+
+    pub fn request_begins(&self, now: Tick, version: Version, upload: Option<Rc<Upload>>) {
+        self.old.set(version == Version::HTTP_10);
+        *self.upload.borrow_mut() = upload;
+        self.served.set(true);
+        self.expired.set(None);
+        self.request_since.set(now);
+        self.enter(Phase::Waiting, now);
+    }
+
+    pub fn answer_begins(&self, now: Tick) {
+        self.enter(Phase::Answering, now);
+    }
+
+    pub fn answer_ends(&self, now: Tick) {
+        self.enter(if self.is_uploading() { Phase::Tail } else { Phase::Idle }, now);
+    }
+
+    fn is_uploading(&self) -> bool {
+        self.upload.borrow().as_ref().is_some_and(|upload| upload.is_open())
+    }
+
+    /// Bytes have come from the client.
+    pub fn bytes_come(&self, now: Tick) {
+        match self.phase.get() {
+            Phase::Idle => self.enter(Phase::Head, now),
+            Phase::Tail if !self.is_uploading() => self.enter(Phase::Head, now),
+            // A body that still arrives keeps the application from answering.
+            Phase::Waiting | Phase::Tail => self.since.set(now),
+            Phase::Opening | Phase::Head | Phase::Answering | Phase::Lingering | Phase::Streams => {}
+        }
+    }
+
+    /// What the request in this connection has failed with, if its time is over.
+    #[inline]
+    pub fn expired(&self) -> Option<Failure> {
+        self.expired.get()
+    }
+
+    /// Called once per tick. While the worker drains, a connection without a request is not waited for.
+    pub fn look(&self, now: Tick, timeouts: &Timeouts, draining: bool) {
+        let waited = |bound| now.has_passed(self.since.get(), bound);
+        if self.blocked.get().is_some_and(|since| now.has_passed(since, timeouts.idle)) {
+            return self.judge(Verdict::Abort);
+        }
+        let arrived = self.upload.borrow().as_ref().is_some_and(|upload| upload.has_moved());
+        if self.is_stream && arrived {
+            self.since.set(now);
+        }
+        match self.phase.get() {
+            Phase::Opening if waited(timeouts.handshake) => self.judge(Verdict::Abort),
+            Phase::Streams => self.look_at_streams(now, timeouts, draining),
+            Phase::Idle if waited(if draining { DRAINING_IDLE } else { timeouts.idle }) => self.judge(Verdict::Finish),
+            Phase::Head if waited(timeouts.head) => self.judge(Verdict::HeadTimeout),
+            Phase::Waiting if waited(timeouts.first_byte) => {
+                let awaited = self.upload.borrow().as_ref().is_some_and(|upload| upload.is_awaited());
+                self.expire(if awaited { Failure::BodyTimeout } else { Failure::FirstByteTimeout })
+            }
+            Phase::Tail if !self.is_uploading() && !self.is_stream => self.enter(Phase::Idle, now),
+            Phase::Tail if waited(timeouts.idle) && self.is_stream => self.give_up_upload(),
+            Phase::Tail if waited(timeouts.idle) => self.judge(Verdict::Abort),
+            Phase::Lingering if waited(LINGERING) => self.judge(Verdict::Abort),
+            Phase::Waiting | Phase::Answering
+                if timeouts.request.is_some_and(|bound| now.has_passed(self.request_since.get(), bound)) =>
+            {
+                self.expire(Failure::RequestTimeout)
+            }
+            _ => {}
+        }
+    }
+
+    fn look_at_streams(&self, now: Tick, timeouts: &Timeouts, draining: bool) {
+        let mut streams = self.streams.borrow_mut();
+        let before = streams.len();
+        streams.retain(|stream| {
+            stream.look(now, timeouts, false);
+            stream.phase.get() != Phase::Tail || stream.is_uploading()
+        });
+        if !streams.is_empty() || before > 0 {
+            return self.since.set(now);
+        }
+        drop(streams);
+        match self.finishing.get() {
+            None if draining || now.has_passed(self.since.get(), timeouts.idle) => {
+                self.finishing.set(Some(now));
+                self.judge(Verdict::Finish);
+            }
+            // It has had the time to say that it has heard.
+            Some(since) if now.has_passed(since.max(self.since.get()), LINGERING) => self.judge(Verdict::Abort),
+            _ => {}
+        }
+    }
+
+    /// Nothing has come of a body that goes on after its answer.
+    fn give_up_upload(&self) {
+        if let Some(upload) = self.upload.borrow().as_ref() {
+            upload.give_up(Failure::BodyTimeout);
+        }
+    }
+
+    /// No further request: an idle connection closes, a busy one after its answer. A fresh one, whose first request is
+    /// probably on its way, is left to the tick.
+    pub fn finish(&self) {
+        if self.served.get() || self.phase.get() != Phase::Idle {
+            self.judge(Verdict::Finish);
+        }
+    }
+
+    /// Closes the connection in the middle of whatever it does.
+    pub fn abort(&self) {
+        self.judge(Verdict::Abort);
+    }
+
+    fn judge(&self, verdict: Verdict) {
+        self.verdict.set(Some(verdict));
+        self.wake();
+    }
+
+    fn expire(&self, failure: Failure) {
+        if self.expired.get().is_none() {
+            self.expired.set(Some(failure));
+            self.wake();
+        } else if self.phase.get() == Phase::Answering {
+            // It was told a tick ago, and has not even looked: the client takes nothing.
+            self.judge(Verdict::Abort);
+        }
+    }
+
+    /// Wakes whoever waits for it, to see what has changed.
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}
