@@ -18,6 +18,7 @@ use super::body::AnswerBody;
 use super::socket::Stream;
 use super::state::{Client, Phase, State, Verdict};
 use super::streams::Streams;
+use super::strict::{Bounds, Refusal, Scanner};
 use super::worker::Worker;
 use super::{Failure, Listener, request};
 
@@ -33,6 +34,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// HTTP/2: how often a client may make this end reset a stream, in a connection's life. Then the connection ends.
+const WRONGED_STREAMS: usize = 200;
+
 /// Serves one connection until its end.
 pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, state: Rc<State>) {
     let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return };
@@ -40,7 +44,15 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, s
     let secure = matches!(stream, Stream::Tls(_));
     let http2 = (stream.protocol() == Some(b"h2")).then_some(true).or(secure.then_some(false));
     state.opens(Client { redirect: listener.redirect_to_tls, ..Client::new(peer, local, secure) }, worker.now());
-    let socket = Socket { stream, ahead: Vec::new(), taken: 0, state: state.clone(), worker: worker.clone() };
+    let socket = Socket {
+        stream,
+        ahead: Vec::new(),
+        taken: 0,
+        strict: None,
+        refusal: None,
+        state: state.clone(),
+        worker: worker.clone(),
+    };
     let service = {
         let (worker, state) = (worker.clone(), state.clone());
         service_fn(move |request| request::handle(worker.clone(), state.clone(), request))
@@ -63,12 +75,16 @@ async fn open(tcp: TcpStream, listener: &Listener, state: &State) -> Option<Stre
     Some(Stream::Tls(Box::new(done.into())))
 }
 
-/// The connection's socket, which notes when the first byte of a head comes.
+/// The connection's socket, which notes when the first byte of a head comes, and holds back what is refused.
 struct Socket {
     stream: Stream,
     /// What was read to find out what the client speaks, and how much of it has been taken.
     ahead: Vec<u8>,
     taken: usize,
+    /// HTTP/1: reads before hyper does.
+    strict: Option<Scanner>,
+    /// What the client has sent that no other reader shall see.
+    refusal: Option<Refusal>,
     state: Rc<State>,
     worker: Rc<Worker>,
 }
@@ -98,12 +114,15 @@ impl Socket {
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.state.takes(written.is_ready(), self.worker.now());
+        if written.is_ready() && self.refusal.is_some() {
+            // Its answer may have waited for the one before it to leave.
+            self.state.wake();
+        }
         written
     }
-}
 
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// What has been read ahead, or the next bytes.
+    fn poll_next(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.taken < self.ahead.len() {
             let end = self.ahead.len().min(self.taken + buf.remaining());
             buf.put_slice(&self.ahead[self.taken..end]);
@@ -117,6 +136,44 @@ impl AsyncRead for Socket {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.state.bytes_come(self.worker.now());
+        }
+        read
+    }
+
+    /// What hyper reads instead of refused bytes: an error, which ends the body or the connection. A head is answered here,
+    /// after the requests before it.
+    fn refuse(&mut self, refusal: Refusal, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !refusal.in_body {
+            if !self.state.has_answered(self.strict.as_ref().map_or(0, Scanner::heads)) {
+                return Poll::Pending;
+            }
+            let failure = refusal.violation.failure();
+            if self.state.refuses(failure) {
+                // One try, and now: hyper closes the connection for writing. A peer that reads nothing is not waited for.
+                let words = last_words(failure, refusal.violation.explanation());
+                let _ = Pin::new(&mut self.stream).poll_write(cx, &words);
+                let _ = Pin::new(&mut self.stream).poll_flush(cx);
+            }
+        }
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal.violation.explanation())))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(refusal) = self.refusal {
+            return self.refuse(refusal, cx);
+        }
+        let before = buf.filled().len();
+        let read = self.poll_next(cx, buf);
+        if let Some(strict) = &mut self.strict
+            && let Err(refusal) = strict.feed(&buf.filled()[before..])
+        {
+            self.refusal = Some(refusal);
+            buf.set_filled(before + refusal.passes);
+            if refusal.passes == 0 {
+                return self.refuse(refusal, cx);
+            }
         }
         read
     }
@@ -175,7 +232,7 @@ where
     S::Future: 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn begin(&mut self, socket: Socket, http2: bool) {
+    fn begin(&mut self, mut socket: Socket, http2: bool) {
         let Some(service) = self.service.take() else { return };
         let limits = self.worker.limits(self.state.port);
         self.speaks = if http2 {
@@ -185,12 +242,15 @@ where
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(SEND_BUFFER)
                 .max_concurrent_streams(limits.streams as u32)
+                .max_local_error_reset_streams(WRONGED_STREAMS)
                 .max_header_list_size(limits.header_bytes as u32)
                 .serve_connection(TokioIo::new(socket), service);
             Speaks::Http2(Box::new(http))
         } else {
+            socket.strict = Some(Scanner::new(Bounds { bytes: limits.header_bytes, fields: limits.header_count }));
             let http = http1::Builder::new()
-                .max_buf_size(limits.header_bytes.max(8192))
+                // One more than the strict reader lets through, so that a head that is too large is refused there.
+                .max_buf_size(limits.header_bytes.max(8192) + 1)
                 .max_headers(limits.header_count)
                 // The tick keeps the head's deadline; hyper's own would be a timer per request.
                 .header_read_timeout(None)
@@ -211,12 +271,12 @@ where
 
     /// hyper is through with an HTTP/1 connection.
     fn end(&mut self, outcome: hyper::Result<()>, cx: &mut Context<'_>) -> Poll<()> {
-        let refused = match &outcome {
+        let refused = self.state.refused().or(match &outcome {
             // hyper has answered 400, 414 or 431 by itself; only the count is left to us.
             Err(error) if error.is_parse_too_large() => Some(Failure::HeadTooLarge),
             Err(error) if error.is_parse() => Some(Failure::BadRequest),
             _ => None,
-        };
+        });
         if let Some(failure) = refused {
             self.worker.cells.refused[failure as usize].add(1);
         }
@@ -263,7 +323,8 @@ where
             && !blocked
         {
             // One try: a peer that reads nothing is not waited for.
-            let _ = Pin::new(&mut stream).poll_write(cx, &last_words(Failure::HeadTimeout));
+            let _ = Pin::new(&mut stream)
+                .poll_write(cx, &last_words(Failure::HeadTimeout, Failure::HeadTimeout.explanation()));
             let _ = Pin::new(&mut stream).poll_flush(cx);
         }
     }
@@ -297,9 +358,9 @@ where
 }
 
 /// An answer written past hyper, to a connection that ends with it.
-pub fn last_words(failure: Failure) -> Vec<u8> {
+pub fn last_words(failure: Failure, explanation: &str) -> Vec<u8> {
     let status = failure.status();
-    let text = format!("splitway: {}: {}\n", failure.as_str(), failure.explanation());
+    let text = format!("splitway: {}: {explanation}\n", failure.as_str());
     format!(
         "HTTP/1.1 {} {}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
          x-splitway-reason: {}\r\ncontent-length: {}\r\n\r\n{text}",

@@ -47,6 +47,12 @@ pub enum Failure {
     UpstreamTls,
     /// An HTTP/2 endpoint has not looked at the request: it refused the stream, or was about to close the connection.
     StreamRefused,
+    /// A version of HTTP that is not spoken here.
+    VersionRefused,
+    /// A transfer coding that is not known.
+    CodingRefused,
+    /// An OPTIONS request that may not be forwarded any further, and is answered in the application's place.
+    MaxForwards,
 }
 
 /// Whose fault it is.
@@ -68,7 +74,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 20] = [
+    pub const ALL: [Failure; 23] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -89,6 +95,9 @@ impl Failure {
         Failure::BodyTimeout,
         Failure::UpstreamTls,
         Failure::StreamRefused,
+        Failure::VersionRefused,
+        Failure::CodingRefused,
+        Failure::MaxForwards,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -243,6 +252,23 @@ impl Failure {
                 Unsent,
                 "the application is about to close the connection and did not look at the request",
             ),
+            Failure::VersionRefused => (
+                "version_refused",
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                Downstream,
+                Never,
+                "the request's version of HTTP is not spoken here",
+            ),
+            Failure::CodingRefused => (
+                "coding_refused",
+                StatusCode::NOT_IMPLEMENTED,
+                Downstream,
+                Never,
+                "the request's body has a transfer coding that is not known",
+            ),
+            Failure::MaxForwards => {
+                ("max_forwards", StatusCode::OK, Ours, Never, "the request was not to be forwarded beyond this proxy")
+            }
         }
     }
 }

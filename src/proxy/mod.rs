@@ -11,6 +11,7 @@
 //! * `exchange`: an answer whose body is still to come, and its connection;
 //! * `pool`: the connections to one endpoint; `dial` opens one, `wire` is one in HTTP/1, `shared` one in HTTP/2;
 //! * `body`: bodies on their way through, and what is counted when they end;
+//! * `strict`: a reader of HTTP/1 ahead of hyper, which refuses what hyper would let through;
 //! * `socket`: bytes in clear or through TLS, and how they leave cheaply;
 //! * `connection`: one client connection: what it speaks, and its end;
 //! * `state`: its phase and deadlines; `streams`: those of the requests in an HTTP/2 connection;
@@ -31,6 +32,7 @@ mod shared;
 mod socket;
 mod state;
 mod streams;
+mod strict;
 mod upstream;
 mod wire;
 mod worker;

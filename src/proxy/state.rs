@@ -120,6 +120,10 @@ pub struct State {
     blocked: Cell<Option<Tick>>,
     verdict: Cell<Option<Verdict>>,
     waker: RefCell<Option<Waker>>,
+    /// HTTP/1: requests that have begun.
+    begun: Cell<u64>,
+    /// HTTP/1: the head that came last was refused and answered without a request.
+    refused: Cell<Option<Failure>>,
     /// HTTP/2: the requests in the connection.
     streams: RefCell<Vec<Rc<State>>>,
     /// HTTP/2: since when the client knows that no further request is taken.
@@ -155,6 +159,8 @@ impl State {
             old: Cell::new(false),
             served: Cell::new(false),
             waker: RefCell::new(None),
+            begun: Cell::new(0),
+            refused: Cell::new(None),
             streams: RefCell::default(),
             finishing: Cell::new(None),
             is_stream,
@@ -243,8 +249,28 @@ impl State {
         *self.upload.borrow_mut() = upload;
         self.served.set(true);
         self.expired.set(None);
+        self.begun.set(self.begun.get() + 1);
         self.request_since.set(now);
         self.enter(Phase::Waiting, now);
+    }
+
+    /// Whether that many requests have come, and all have been answered to the last byte.
+    pub fn has_answered(&self, requests: u64) -> bool {
+        let free = match self.phase.get() {
+            Phase::Idle | Phase::Head => self.begun.get() == requests,
+            Phase::Tail => !self.is_uploading(),
+            _ => false,
+        };
+        free && !self.is_blocked()
+    }
+
+    /// Notes why the next request is refused. Whether this is the first time.
+    pub fn refuses(&self, failure: Failure) -> bool {
+        self.refused.replace(Some(failure)).is_none()
+    }
+
+    pub fn refused(&self) -> Option<Failure> {
+        self.refused.get()
     }
 
     pub fn answer_begins(&self, now: Tick) {
@@ -366,7 +392,7 @@ impl State {
     }
 
     /// Wakes whoever waits for it, to see what has changed.
-    fn wake(&self) {
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

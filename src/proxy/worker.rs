@@ -443,7 +443,7 @@ impl Worker {
         self.cells.refused[failure as usize].add(1);
         // One try, before the request is read: the client that reads it learns why. Through TLS it would not understand.
         if listener.tls.is_none() {
-            let _ = stream.try_write(&connection::last_words(failure));
+            let _ = stream.try_write(&connection::last_words(failure, failure.explanation()));
         }
     }
 }
