@@ -72,7 +72,7 @@ pub async fn send(
                 request = again;
                 tries_left -= 1;
                 target.cells.retries.add(1);
-                if failure == Failure::UpstreamClosed && !stale_seen {
+                if matches!(failure, Failure::UpstreamClosed | Failure::StreamRefused) && !stale_seen {
                     // An endpoint that restarted has closed all of its idle connections: once more, on a fresh one.
                     stale_seen = true;
                     endpoint.pool.forget_idle();
