@@ -23,6 +23,7 @@ mod refuse;
 mod reload;
 mod rollout;
 mod routes;
+mod rules;
 mod signals;
 mod split;
 mod sticky;
