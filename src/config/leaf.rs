@@ -200,6 +200,10 @@ impl<K: Kind> Kind for OrNone<K> {
     fn schema() -> Schema {
         json_schema!({ "anyOf": [K::schema(), { "const": "none" }] })
     }
+
+    fn print<'a>(value: &Self::Value, text: &'a str) -> Printed<'a> {
+        value.as_ref().map_or(Printed::Text(text.into()), |value| K::print(value, text))
+    }
 }
 
 /// A name from a closed list.

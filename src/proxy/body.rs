@@ -335,6 +335,7 @@ impl Body for AnswerBody {
                     if frame.is_trailers() || exchange.is_end_stream() {
                         self.end();
                     }
+                    self.account.state.answer_moves(self.account.worker.now());
                     Poll::Ready(Some(Ok(frame)))
                 }
                 Poll::Ready(None) => {

@@ -89,6 +89,8 @@ pub struct State {
     old: Cell<bool>,
     /// Whether a request has ever come.
     served: Cell<bool>,
+    /// The request's own bounds, if its route has some.
+    own: RefCell<Option<Rc<Timeouts>>>,
     /// The body of the request, if it has one.
     upload: RefCell<Option<Rc<Upload>>>,
     expired: Cell<Option<Failure>>,
@@ -119,6 +121,7 @@ impl State {
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
             request_since: Cell::new(now),
+            own: RefCell::new(None),
             upload: RefCell::new(None),
             expired: Cell::new(None),
             blocked: Cell::new(None),
@@ -137,6 +140,7 @@ impl State {
 
     pub fn request_begins(&self, now: Tick, version: Version, upload: Option<Rc<Upload>>) {
         self.old.set(version == Version::HTTP_10);
+        *self.own.borrow_mut() = None;
         *self.upload.borrow_mut() = upload;
         self.served.set(true);
         self.expired.set(None);
@@ -144,8 +148,23 @@ impl State {
         self.enter(Phase::Waiting, now);
     }
 
+    /// Its route has bounds of its own for this request.
+    pub fn bound_by(&self, own: Rc<Timeouts>) {
+        *self.own.borrow_mut() = Some(own);
+    }
+
+    /// How long a connection to an endpoint may take, if the request's route says so.
+    pub fn connect_bound(&self) -> Option<Duration> {
+        self.own.borrow().as_ref().map(|own| own.connect)
+    }
+
     pub fn answer_begins(&self, now: Tick) {
         self.enter(Phase::Answering, now);
+    }
+
+    /// A piece of the answer's body has come.
+    pub fn answer_moves(&self, now: Tick) {
+        self.since.set(now);
     }
 
     pub fn answer_ends(&self, now: Tick) {
@@ -162,8 +181,8 @@ impl State {
             Phase::Idle => self.enter(Phase::Head, now),
             Phase::Tail if !self.is_uploading() => self.enter(Phase::Head, now),
             // A body that still arrives keeps the application from answering.
-            Phase::Waiting | Phase::Tail => self.since.set(now),
-            Phase::Head | Phase::Answering | Phase::Lingering => {}
+            Phase::Waiting | Phase::Answering | Phase::Tail => self.since.set(now),
+            Phase::Head | Phase::Lingering => {}
         }
     }
 
@@ -175,9 +194,20 @@ impl State {
 
     /// Called once per tick. While the worker drains, a connection without a request is not waited for.
     pub fn look(&self, now: Tick, timeouts: &Timeouts, draining: bool) {
+        let own = self.own.borrow();
+        let timeouts = match self.phase.get() {
+            Phase::Waiting | Phase::Answering => own.as_deref().unwrap_or(timeouts),
+            _ => timeouts,
+        };
         let waited = |bound| now.has_passed(self.since.get(), bound);
-        if self.blocked.get().is_some_and(|since| now.has_passed(since, timeouts.idle)) {
-            return self.judge(Verdict::Abort);
+        if let Some(since) = self.blocked.get() {
+            if now.has_passed(since, timeouts.idle) {
+                return self.judge(Verdict::Abort);
+            }
+            // It is the client that is waited for, and nobody asks the application for more.
+            if self.phase.get() == Phase::Answering {
+                self.since.set(now);
+            }
         }
         match self.phase.get() {
             Phase::Idle if waited(if draining { DRAINING_IDLE } else { timeouts.idle }) => self.judge(Verdict::Finish),
@@ -194,6 +224,7 @@ impl State {
             {
                 self.expire(Failure::RequestTimeout)
             }
+            Phase::Answering if timeouts.between_bytes.is_some_and(waited) => self.expire(Failure::IdleTimeout),
             _ => {}
         }
     }

@@ -43,6 +43,11 @@ pub enum Failure {
     ClientGone,
     /// No further byte of the body came within `timeouts.first-byte`.
     BodyTimeout,
+    /// No further byte of the answer came within `timeouts.between-bytes`.
+    IdleTimeout,
+    /// More requests for an endpoint than `limits.endpoint-requests` and `limits.queue`, or longer in the queue than
+    /// `timeouts.queue`.
+    Overflow,
 }
 
 /// Whose fault it is.
@@ -64,7 +69,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 18] = [
+    pub const ALL: [Failure; 20] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -83,6 +88,8 @@ impl Failure {
         Failure::UpstreamCut,
         Failure::ClientGone,
         Failure::BodyTimeout,
+        Failure::IdleTimeout,
+        Failure::Overflow,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -100,6 +107,11 @@ impl Failure {
 
     pub fn again(self) -> Again {
         self.table().3
+    }
+
+    /// In how many seconds the client may try again, if that is known.
+    pub fn retry_after(self) -> Option<u32> {
+        (self == Failure::Overflow).then_some(1)
     }
 
     /// One sentence for the answer's body.
@@ -222,6 +234,20 @@ impl Failure {
                 Downstream,
                 Never,
                 "the request's body did not arrive in time",
+            ),
+            Failure::IdleTimeout => (
+                "idle_timeout",
+                StatusCode::GATEWAY_TIMEOUT,
+                Upstream,
+                Never,
+                "the application stopped in the middle of its answer",
+            ),
+            Failure::Overflow => (
+                "overflow",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Upstream,
+                Never,
+                "the application has as many requests as its limit allows, try again soon",
             ),
         }
     }

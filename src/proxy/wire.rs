@@ -185,7 +185,8 @@ pub async fn connect(
     policy: &Policy,
     client: Option<&State>,
 ) -> Result<Box<Wire>, Failure> {
-    let connecting = tokio::time::timeout(policy.timeouts.connect, TcpStream::connect(address));
+    let bound = client.and_then(State::connect_bound).unwrap_or(policy.timeouts.connect);
+    let connecting = tokio::time::timeout(bound, TcpStream::connect(address));
     let mut connecting = pin!(connecting);
     let stream = std::future::poll_fn(|cx| {
         if let Some(failure) = client.and_then(State::expired) {

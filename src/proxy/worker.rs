@@ -275,6 +275,8 @@ pub struct Aligned {
     pub targets: Vec<Rc<Target>>,
     /// One label per route of the snapshot.
     pub routes: Vec<u16>,
+    /// The bounds on waiting of each route that has its own.
+    pub timeouts: Vec<Option<Rc<Timeouts>>>,
 }
 
 /// What a worker keeps for one port of the application.
@@ -350,7 +352,8 @@ impl Worker {
             }
         }
         let routes = snapshot.routes().iter().map(|route| self.metrics.route(&route.name)).collect();
-        *kept.aligned.borrow_mut() = Some(Rc::new(Aligned { snapshot, targets, routes }));
+        let timeouts = snapshot.routes().iter().map(|route| route.timeouts.clone().map(Rc::new)).collect();
+        *kept.aligned.borrow_mut() = Some(Rc::new(Aligned { snapshot, targets, routes, timeouts }));
     }
 
     /// The slow clock: a tenth of a second has passed.
