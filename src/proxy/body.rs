@@ -237,6 +237,10 @@ impl Account {
         self.labels.reason = Reason::Fallback;
     }
 
+    pub fn is_stood_in(&self) -> bool {
+        self.labels.reason == Reason::Fallback
+    }
+
     /// The head of the answer is there.
     pub fn answered(&mut self, status: StatusCode, failure: Option<Failure>) {
         self.labels.code = status.as_u16();

@@ -35,7 +35,7 @@ const DRAINING_IDLE: Duration = Duration::from_secs(1);
 const LINGERING: Duration = Duration::from_secs(2);
 
 /// A moment, in ticks since the worker started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(pub u32);
 
 impl Tick {

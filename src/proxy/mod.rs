@@ -6,7 +6,10 @@
 //! * `request`: the life of one request (read this first);
 //! * `headers`: what is checked, removed, added and rewritten;
 //! * `attempt`: which endpoint, of which version, and whether once more;
+//! * `budget`: how often a request may be sent a second time;
 //! * `upstream`: this worker's endpoints of one version; chooses one;
+//! * `eject`: when an endpoint is left out for a while;
+//! * `queue`: places before an endpoint, if it takes so many requests at once and no more;
 //! * `wire`: one connection to an endpoint;
 //! * `mirror`: copies of requests, which may be lost and never slow a client;
 //! * `body`: bodies on their way through, and what is counted when they end;
@@ -17,10 +20,13 @@
 
 mod attempt;
 mod body;
+mod budget;
 mod connection;
+mod eject;
 mod error;
 mod headers;
 mod mirror;
+mod queue;
 mod request;
 mod socket;
 mod upstream;

@@ -96,6 +96,9 @@ async fn route_and_send(
     }
     *answer.version_mut() = Version::HTTP_11;
     headers::to_downstream(answer.headers_mut());
+    if account.is_stood_in() {
+        answer.headers_mut().insert(headers::REASON, HeaderValue::from_static(Reason::Fallback.as_str()));
+    }
     if let Some(name) = &policy.version_header
         && let Some(target) = &account.target
     {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::connection::{self, State, TICK, Tick};
 use super::mirror::Copies;
+use super::queue::Rooms;
 use super::upstream::Upstream;
 use super::{Failure, Settings};
 use crate::metrics::{Metrics, ProxyCells, VersionCells};
@@ -90,6 +91,7 @@ impl Bound {
         let (stage, _) = watch::channel(Stage::Serving);
         let open = Arc::new(AtomicUsize::new(0));
         let accepting = Arc::new(AtomicUsize::new(self.sockets.iter().map(Vec::len).sum()));
+        let rooms = Arc::new(Rooms::default());
         let mut threads = Vec::new();
         for (index, sockets) in self.sockets.into_iter().enumerate() {
             let start = Start {
@@ -102,6 +104,7 @@ impl Bound {
                 metrics: metrics.clone(),
                 open: open.clone(),
                 accepting: accepting.clone(),
+                rooms: rooms.clone(),
                 stage: stage.subscribe(),
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run(start))?;
@@ -167,6 +170,7 @@ struct Start {
     metrics: Arc<Metrics>,
     open: Arc<AtomicUsize>,
     accepting: Arc<AtomicUsize>,
+    rooms: Arc<Rooms>,
     stage: watch::Receiver<Stage>,
 }
 
@@ -185,6 +189,7 @@ async fn work(start: Start) {
         cells: start.metrics.proxy(start.index),
         metrics: start.metrics,
         open: start.open,
+        rooms: start.rooms,
         connections: RefCell::default(),
         copies: Copies::default(),
         tick: Cell::new(Tick(0)),
@@ -300,6 +305,8 @@ pub struct Worker {
     pub cells: Arc<ProxyCells>,
     /// Connections of all workers; touched once per connection.
     open: Arc<AtomicUsize>,
+    /// The places before endpoints, of all workers; asked once per change.
+    rooms: Arc<Rooms>,
     connections: RefCell<HashMap<u64, Rc<State>>>,
     /// Copies of mirrored requests on their way.
     pub copies: Copies,
@@ -334,7 +341,7 @@ impl Worker {
             .iter()
             .map(|backend| {
                 let upstream = upstream(&backend.version).unwrap_or_default();
-                upstream.align(&backend.endpoints);
+                upstream.align(&backend.endpoints, snapshot.policy(), &self.rooms);
                 Rc::new(Target {
                     role: backend.role,
                     version_value: value(backend.version.as_str()),
@@ -347,8 +354,10 @@ impl Worker {
         if let Some(before) = &before {
             for (backend, target) in before.snapshot.backends().iter().zip(&before.targets) {
                 if !snapshot.backends().iter().any(|kept| kept.version == backend.version) {
-                    target.upstream.align(&[]);
+                    target.upstream.align(&[], snapshot.policy(), &self.rooms);
                 }
+                // It may have another role now, and is counted there.
+                target.cells.endpoints_out.set(0);
             }
         }
         let routes = snapshot.routes().iter().map(|route| self.metrics.route(&route.name)).collect();
@@ -365,6 +374,7 @@ impl Worker {
             let of_port = live.as_ref().map_or_else(Timeouts::default, |live| live.snapshot.policy().timeouts.clone());
             for target in live.iter().flat_map(|live| &live.targets) {
                 target.upstream.look(self.now(), of_port.upstream_idle);
+                target.cells.endpoints_out.set(target.upstream.out() as u64);
             }
             timeouts.push(of_port);
         }
