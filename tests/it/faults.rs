@@ -1,5 +1,8 @@
 //! Calm under faults of the application: waits that end, second tries, endpoints left out for a while, queues.
 
+mod outliers;
+mod queues;
+mod retries;
 mod timeouts;
 
 use splitway::route::{Role, Routing};
