@@ -1,5 +1,6 @@
 //! Calm under faults of the application: waits that end, second tries, endpoints left out for a while, queues.
 
+mod cuts;
 mod outliers;
 mod queues;
 mod retries;

@@ -9,6 +9,7 @@ use splitway::route::bucket::{BucketCookie, KeySource, SameSite, Sticky};
 use splitway::route::{Role, Routing, Share};
 
 use super::{failures, of, one_worker};
+use crate::process::Serving;
 use crate::support::{App, Scripted, Then, dead, eventually, routing};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -203,4 +204,19 @@ async fn nothing_is_sent_again_after_the_client_has_had_a_byte() {
     assert!(client.try_send(Request::get("/"), "").await.is_err());
     assert_eq!(app.requests().len(), 1);
     assert_eq!(proxy.client().await.get("/").await.text(), "ok", "and the cut one fed nothing to the next");
+}
+
+#[tokio::test]
+async fn the_log_names_a_version_that_is_stood_in_for() {
+    let stable = App::start("stable").await;
+    let (stable, canary) = (format!("--stable={}", stable.address), format!("--canary={}=50%", dead(1)));
+    let mut proxy = Serving::start(&[&stable, &canary]).await;
+    let mut client = proxy.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.app(), "stable");
+    }
+    let line = proxy.process.logged("answered by another version").await;
+    assert!(line.contains("WARN") && line.contains("canary"), "{line}");
+    let lines = proxy.process.log().iter().filter(|line| line.contains("answered by another")).count();
+    assert_eq!(lines, 1, "not one for each");
 }
