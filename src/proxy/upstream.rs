@@ -117,16 +117,13 @@ impl Upstream {
             several => {
                 let left = || several.iter().filter(|one| !one.health.is_out() && !failed.contains(&one.address));
                 // One with a free place, if there is one; otherwise one with a queue.
-                let with_room = |one: &&Rc<Endpoint>| !one.is_full();
-                let chosen = if failed.is_empty() {
-                    self.fewer_of_two(random, left().filter(with_room)).or_else(|| self.fewer_of_two(random, left()))
+                let free = || left().filter(|one| !one.is_full());
+                if failed.is_empty() {
+                    self.fewer_of_two(random, free()).or_else(|| self.fewer_of_two(random, left()))
                 } else {
-                    let fewest = |among: &mut dyn Iterator<Item = &Rc<Endpoint>>| {
-                        among.min_by_key(|one| one.in_flight.get()).cloned()
-                    };
-                    fewest(&mut left().filter(with_room)).or_else(|| fewest(&mut left()))
-                };
-                chosen
+                    let load = |one: &&Rc<Endpoint>| one.in_flight.get();
+                    free().min_by_key(load).or_else(|| left().min_by_key(load)).cloned()
+                }
             }
         }
     }
@@ -147,7 +144,7 @@ impl Upstream {
         let weight = |one: &Rc<Endpoint>| u64::from(one.weight(self.now.get(), self.slow_start.get()));
         let total: u64 = endpoints.clone().map(weight).sum();
         let draw = |half: u64| {
-            let mut left = half * total >> 32;
+            let mut left = (half * total) >> 32;
             endpoints.clone().find(|one| {
                 let found = left < weight(one);
                 left = left.saturating_sub(weight(one));

@@ -181,3 +181,41 @@ async fn the_bound_between_bytes_does_not_judge_a_client_that_reads_slowly() {
     soon("the answer", stream.read_to_end(&mut answer)).await.unwrap();
     assert!(answer.ends_with(&vec![b'x'; size]), "only {} bytes", answer.len());
 }
+
+/// A listener whose queue is full, so that further connections are neither accepted nor refused. Keep what is returned.
+async fn full() -> (SocketAddr, tokio::net::TcpListener, Vec<TcpStream>) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = tokio::time::timeout(SHORT, TcpStream::connect(address)).await {
+        waiting.push(stream.unwrap());
+    }
+    (address, listener, waiting)
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_accepted_is_given_up_and_the_request_goes_elsewhere() {
+    let app = App::start("stable").await;
+    let (busy, _listener, _waiting) = full().await;
+    for by_route in [false, true] {
+        let mut routing = stable(busy);
+        if by_route {
+            routing = with_route(routing, |own| own.connect = SHORT);
+            routing.policy.timeouts.connect = Duration::from_secs(3600);
+        } else {
+            routing.policy.timeouts.connect = SHORT;
+        }
+        let proxy = one_worker(routing.clone()).await;
+        let mut client = proxy.client().await;
+        let answer = client.get("/short").await;
+        assert_eq!((answer.status, answer.reason()), (503, "connect_timeout"));
+        routing.backends[0].endpoints = [busy, app.address].into();
+        proxy.set(routing).await;
+        for n in 0..8 {
+            let answer = client.send_body(Request::post("/short"), format!("{n}")).await;
+            assert_eq!((answer.status, answer.app()), (200, "stable"));
+        }
+    }
+}
