@@ -58,6 +58,7 @@ pub(super) fn check(file: &File, folder: &Path, problems: &mut Problems) -> Opti
         }
     };
     let routes = checking.routes(file);
+    checking.outliers(file);
     let sticky = file.sticky.get().map(|sticky| checking.sticky(sticky, folder));
     let replica = checking.replica(file);
     if !checking.problems.is_empty() {
@@ -512,6 +513,20 @@ impl Checking<'_> {
             }
         }
         cookie
+    }
+
+    fn outliers(&mut self, file: &File) {
+        let meant = outliers(file, Outliers::default());
+        let written = file.outliers.get();
+        let leaf = written.and_then(|outliers| outliers.max_time.get().or(outliers.base_time.get()));
+        if let Some(leaf) = leaf
+            && meant.max_time < meant.base_time
+        {
+            let (base, max) = (humantime::format_duration(meant.base_time), humantime::format_duration(meant.max_time));
+            let complaint =
+                Complaint::expected(&format!("a `max-time` of at least `base-time`, {base}"), &max.to_string());
+            self.complain(&leaf.at, complaint.help("the first time out is the shortest one"));
+        }
     }
 
     fn replica(&mut self, file: &File) -> Option<Replica> {

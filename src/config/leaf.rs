@@ -193,7 +193,7 @@ impl<K: Kind> Kind for OrNone<K> {
     fn parse(text: &str, plain: bool) -> Result<Self::Value, Complaint> {
         match text {
             "none" => Ok(None),
-            _ => K::parse(text, plain).map(Some),
+            _ => K::parse(text, plain).map(Some).map_err(|complaint| complaint.note("`none` is possible, too")),
         }
     }
 

@@ -29,7 +29,20 @@ impl Seen {
             | Failure::UpstreamInvalid
             | Failure::FirstByteTimeout
             | Failure::RequestTimeout => Some(Seen::ServerError),
-            _ => None,
+            Failure::BadRequest
+            | Failure::MethodRefused
+            | Failure::TargetTooLong
+            | Failure::HeadTooLarge
+            | Failure::BodyTooLarge
+            | Failure::HeadTimeout
+            | Failure::ConnectionLimit
+            | Failure::NotReady
+            | Failure::NoEndpoint
+            | Failure::UpstreamCut
+            | Failure::ClientGone
+            | Failure::BodyTimeout
+            | Failure::IdleTimeout
+            | Failure::Overflow => None,
         }
     }
 }

@@ -23,11 +23,12 @@ impl Rooms {
     /// The one room before an address, which from now on has so many places.
     pub fn of(&self, address: SocketAddr, most: u32) -> Arc<Room> {
         let mut rooms = self.0.lock().expect("no holder of this lock panics");
-        rooms.retain(|_, room| room.strong_count() > 0);
         if let Some(room) = rooms.get(&address).and_then(Weak::upgrade) {
             room.resize(most as usize);
             return room;
         }
+        // Those of endpoints that are gone make room, so that addresses do not pile up.
+        rooms.retain(|_, room| room.strong_count() > 0);
         let room = Arc::new(Room::new(most as usize));
         rooms.insert(address, Arc::downgrade(&room));
         room
@@ -70,6 +71,10 @@ impl Room {
 
     fn take_surplus(&self) -> bool {
         self.surplus.try_update(Ordering::Relaxed, Ordering::Relaxed, |surplus| surplus.checked_sub(1)).is_ok()
+    }
+
+    pub fn most(&self) -> u32 {
+        self.most.load(Ordering::Relaxed) as u32
     }
 
     pub fn is_full(&self) -> bool {

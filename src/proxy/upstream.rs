@@ -62,7 +62,7 @@ impl Upstream {
         }
         *endpoints = next;
         for endpoint in endpoints.iter() {
-            *endpoint.room.borrow_mut() = policy.limits.endpoint_requests.map(|most| rooms.of(endpoint.address, most));
+            endpoint.limit(policy.limits.endpoint_requests, rooms);
         }
         // There may be fewer now, and still no more than half may be out.
         self.out.set(endpoints.iter().filter(|endpoint| endpoint.health.is_out()).count());
@@ -285,6 +285,13 @@ impl Endpoint {
             room: RefCell::default(),
             gone: Cell::new(false),
             idle: RefCell::default(),
+        }
+    }
+
+    fn limit(&self, most: Option<u32>, rooms: &Rooms) {
+        let mut room = self.room.borrow_mut();
+        if room.as_ref().map(|room| room.most()) != most {
+            *room = most.map(|most| rooms.of(self.address, most));
         }
     }
 

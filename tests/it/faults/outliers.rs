@@ -31,12 +31,13 @@ async fn an_endpoint_that_refuses_is_left_out_and_tried_again_by_single_requests
         proxy.metric(&out).await == 1.0
     })
     .await;
-    assert_eq!(proxy.metric(&refused).await, 5.0);
+    let before = proxy.metric(&refused).await;
+    assert!(before >= 5.0);
     assert_eq!(proxy.metric(&of("splitway_endpoint_ejections_total", Role::Stable)).await, 1.0);
     // Trials fail, one request each, and that request is answered by the other one.
     eventually("two trials", async || {
         assert_eq!(client.get("/").await.status, 200);
-        proxy.metric(&refused).await == 7.0
+        proxy.metric(&refused).await >= before + 2.0
     })
     .await;
     assert_eq!(proxy.metric(&out).await, 1.0);
@@ -131,8 +132,9 @@ async fn no_request_is_lost_while_endpoints_are_left_out_and_come_back() {
         })
         .collect();
     let out = of("splitway_endpoints_ejected", Role::Stable);
-    for round in 0..3 {
-        let n = round % apps.len();
+    // So that there is a budget for what is on its way when an endpoint dies.
+    apps[0].as_ref().unwrap().reaches(300).await;
+    for n in 0..3 {
         apps[n].take().unwrap().kill().await;
         eventually("it is out", async || proxy.metric(&out).await >= 1.0).await;
         apps[n] = Some(App::start_at("stable", addresses[n]).await);
