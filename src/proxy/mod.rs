@@ -9,7 +9,8 @@
 //! * `budget`: how often a request may be sent a second time;
 //! * `upstream`: this worker's endpoints of one version; chooses one;
 //! * `eject`: when an endpoint is left out for a while;
-//! * `queue`: places before an endpoint, if it takes so many requests at once and no more;
+//! * `queue`: places before an endpoint, if it takes so many requests at once and no more (the one thing besides that
+//!   workers share, when it is asked for);
 //! * `wire`: one connection to an endpoint;
 //! * `mirror`: copies of requests, which may be lost and never slow a client;
 //! * `body`: bodies on their way through, and what is counted when they end;

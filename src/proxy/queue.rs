@@ -1,5 +1,6 @@
 //! At most so many requests at once on one endpoint, over all workers, and a short queue for more: first come, first
-//! served. Only with `limits.endpoint-requests`; then a request takes one shared atomic more, and a lock only if it waits.
+//! served. Only with `limits.endpoint-requests`, for then workers share something: a fair semaphore per endpoint, with one
+//! atomic to take a place and a lock, held for a few instructions, to give it back or to stand in the queue.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
