@@ -12,6 +12,7 @@ mod demo;
 mod deploy;
 mod drain;
 mod failure;
+mod faults;
 mod follow;
 mod headers;
 mod metrics;
