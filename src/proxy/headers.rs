@@ -10,7 +10,7 @@
 //!
 //! On the way back the same fields are removed; `version-header` and the bucket cookie are set.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
@@ -84,25 +84,30 @@ fn one_host(head: &mut Parts, local: SocketAddr) -> Result<(), Failure> {
         head.headers.insert(HOST, value);
     }
     if head.uri.scheme().is_some() || head.uri.authority().is_some() {
-        let target = head.uri.path_and_query().cloned().ok_or(Failure::BadRequest)?;
-        head.uri = Uri::from(target);
+        // Without its scheme an empty path, as of `http://host#fragment`, would be written as nothing at all.
+        head.uri = match head.uri.path_and_query().ok_or(Failure::BadRequest)? {
+            root if root.as_str() == "/" => Uri::from_static("/"),
+            target => Uri::from(target.clone()),
+        };
     }
     Ok(())
 }
 
-/// A host with an optional port, no user information (9110 section 4.2.4).
+/// A host with an optional port (RFC 3986 section 3.2), no user information (9110 section 4.2.4). Everything else could be
+/// cut into host and port in several ways.
 fn is_host(host: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'_');
-    match host {
-        [] => false,
-        _ if host.iter().all(plain) && host[0] != b':' => {
-            // At most one colon, with a port behind it.
-            let mut parts = host.splitn(2, |byte| *byte == b':');
-            parts.next();
-            parts.next().is_none_or(|port| port.iter().all(u8::is_ascii_digit))
+    let (name, port) = match host.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
+        _ => (host, &host[host.len()..]),
+    };
+    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let name = match name {
+        [b'[', address @ .., b']'] => {
+            std::str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
         }
-        _ => !host.contains(&b'@') && http::uri::Authority::try_from(host).is_ok(),
-    }
+        _ => !name.is_empty() && name.iter().all(in_name),
+    };
+    name && port.iter().all(u8::is_ascii_digit)
 }
 
 /// One way to find the body's end, or none (9112 section 6.3). hyper has read it; this refuses what it reads generously.
