@@ -44,21 +44,30 @@ pub struct Finding {
     pub bytes: Vec<u8>,
 }
 
+/// The requests of a mutant, as the strict parser reads them.
+struct Sent {
+    requests: Vec<Request>,
+    arrived: Vec<bool>,
+    /// One after the other, as on a connection of HTTP/1. Otherwise in any order.
+    in_order: bool,
+}
+
 /// What was sent, and what became of it.
 #[derive(Default)]
 pub struct World {
-    /// The requests of each mutant as the strict parser reads them, and how many of them are past.
-    sent: RefCell<HashMap<u64, (Vec<Request>, usize)>>,
+    /// By the number of the mutant.
+    sent: RefCell<HashMap<u64, Sent>>,
     pub findings: RefCell<Vec<Finding>>,
     pub arrived: RefCell<u64>,
 }
 
 impl World {
-    pub fn expect(&self, mutant: u64, requests: Vec<Request>) {
-        self.sent.borrow_mut().insert(mutant, (requests, 0));
+    pub fn expect(&self, mutant: u64, requests: Vec<Request>, in_order: bool) {
+        let arrived = vec![false; requests.len()];
+        self.sent.borrow_mut().insert(mutant, Sent { requests, arrived, in_order });
     }
 
-    /// What it sends upstream from now on was never sent.
+    /// What arrives of it from now on was never sent.
     pub fn forget(&self, mutant: u64) {
         self.sent.borrow_mut().remove(&mutant);
     }
@@ -74,13 +83,15 @@ impl World {
             return self.find(Kind::Phantom, 0, "a request without a tag", bytes);
         };
         let mut sent = self.sent.borrow_mut();
-        let Some((requests, past)) = sent.get_mut(&mutant) else {
+        let Some(Sent { requests, arrived, in_order }) = sent.get_mut(&mutant) else {
             return self.find(Kind::Phantom, mutant, "a request of nobody who is sending", bytes);
         };
-        let Some(at) = (*past..requests.len()).find(|at| tag(&requests[*at]) == Some((mutant, place))) else {
+        let past = if *in_order { arrived.iter().rposition(|arrived| *arrived).map_or(0, |last| last + 1) } else { 0 };
+        let is_it = |at: &usize| !arrived[*at] && tag(&requests[*at]) == Some((mutant, place));
+        let Some(at) = (past..requests.len()).find(is_it) else {
             return self.find(Kind::Phantom, mutant, "one request more than was sent", bytes);
         };
-        *past = at + 1;
+        arrived[at] = true;
         if let Some((kind, why)) = differ(&requests[at], got) {
             self.find(kind, mutant, why, bytes);
         }

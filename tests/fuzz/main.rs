@@ -5,7 +5,7 @@
 //! ```text
 //! cargo test --test fuzz                              20,000 mutants with a new seed, which is printed
 //! FUZZ_MUTANTS=1000000 cargo test --test fuzz         more
-//! FUZZ_SEED=1 FUZZ_ONLY=4711 cargo test --test fuzz   one of them again, with all its bytes
+//! FUZZ_SEED=1 FUZZ_ONLY=4711 cargo test --test fuzz   one of them again
 //! ```
 //!
 //! Files, in reading order:
@@ -13,12 +13,18 @@
 //! * this one: connections, neighbours, the report;
 //! * `strict`: the parser;
 //! * `application`: what arrives, and what is wrong with it;
-//! * `mutate`, `words`: the streams; `corpus/requests.txt` is what they are made of, and `corpus/found` what was wrong once.
+//! * `http2`: the same with HTTP/2 in front;
+//! * `mutate`, `words`: the streams; `corpus/requests.txt` is what they are made of, and `corpus/found` what was wrong once;
+//! * `replay`: the inputs of `fuzz/`, which are no streams.
 
 mod application;
+mod http2;
 mod mutate;
 mod random;
+mod replay;
 mod strict;
+#[path = "../../fuzz/targets.rs"]
+mod targets;
 mod words;
 
 use std::cell::Cell;
@@ -39,6 +45,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use application::{Kind, World};
 use mutate::{Corpus, Mutant, escape};
+use random::Random;
 use strict::{Answer, End, Not};
 
 /// Client connections at once.
@@ -64,14 +71,31 @@ const FOUND: &[&str] = &[
 
 #[test]
 fn no_stream_of_requests_means_something_else_behind_the_proxy() {
+    fuzz(Front::Http1);
+}
+
+#[test]
+#[ignore = "needs a listener that speaks HTTP/2"]
+fn no_list_of_fields_means_something_else_behind_the_proxy() {
+    fuzz(Front::Http2);
+}
+
+/// What the clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Front {
+    Http1,
+    Http2,
+}
+
+fn fuzz(front: Front) {
     let seed = number("FUZZ_SEED").unwrap_or_else(|| RandomState::new().hash_one("seed") >> 32);
     let numbers = match number("FUZZ_ONLY") {
         Some(only) => only..only + 1,
         None => 0..number("FUZZ_MUTANTS").unwrap_or(20_000),
     };
-    say(&format!("fuzz: FUZZ_SEED={seed}, mutants {} to {}", numbers.start, numbers.end - 1));
+    say(&format!("fuzz: {front:?}, FUZZ_SEED={seed}, mutants {} to {}", numbers.start, numbers.end - 1));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    tokio::task::LocalSet::new().block_on(&runtime, run(seed, numbers));
+    tokio::task::LocalSet::new().block_on(&runtime, run(front, seed, numbers));
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -87,6 +111,7 @@ fn say(text: &str) {
 
 /// Everything that the lanes share.
 struct Run {
+    front: Front,
     world: Rc<World>,
     corpus: Corpus,
     seed: u64,
@@ -96,13 +121,14 @@ struct Run {
     ends: std::cell::RefCell<BTreeMap<&'static str, u64>>,
 }
 
-async fn run(seed: u64, numbers: std::ops::Range<u64>) {
+async fn run(front: Front, seed: u64, numbers: std::ops::Range<u64>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a loopback port");
     let application = listener.local_addr().expect("a bound socket");
     let world = Rc::new(World::default());
     let serving = tokio::task::spawn_local(application::serve(world.clone(), listener));
     let (running, observations) = start(application).await;
     let run = Rc::new(Run {
+        front,
         world: world.clone(),
         corpus: Corpus::new(include_str!("corpus/requests.txt"), FOUND),
         seed,
@@ -119,7 +145,7 @@ async fn run(seed: u64, numbers: std::ops::Range<u64>) {
     let (mutants, seconds) = (run.next.get() - numbers.start, begun.elapsed().as_secs_f64());
     let arrived = *world.arrived.borrow();
     say(&format!(
-        "fuzz: {mutants} mutants in {seconds:.1} s ({:.0}/s), {arrived} requests upstream; how the strict parser saw the streams end: {:?}",
+        "fuzz: {front:?}, {mutants} mutants in {seconds:.1} s ({:.0}/s), {arrived} requests upstream; how the strict parser saw the streams end: {:?}",
         mutants as f64 / seconds,
         run.ends.borrow()
     ));
@@ -138,13 +164,17 @@ async fn run(seed: u64, numbers: std::ops::Range<u64>) {
             continue;
         }
         say(&format!(
-            "\n{}: {} (seed {seed}, mutant {}{})\nsent:\n{}\narrived:\n{}\nagain: FUZZ_SEED={seed} FUZZ_ONLY={mutant} cargo test --test fuzz",
+            "\n{}: {} (seed {seed}, mutant {}{})\nsent:\n{}\narrived:\n{}\nagain: FUZZ_SEED={seed} FUZZ_ONLY={mutant} cargo test --test fuzz {}",
             finding.kind,
             finding.why,
             mutant,
             if finding.mutant >= NEIGHBOUR { "'s neighbour" } else { "" },
-            escape(&run.corpus.mutant(seed, mutant).bytes),
+            escape(&match front {
+                Front::Http1 => run.corpus.mutant(seed, mutant).bytes,
+                Front::Http2 => http2::shown(&http2::mutant(seed, mutant)),
+            }),
             escape(&finding.bytes[..finding.bytes.len().min(4000)]),
+            if front == Front::Http1 { "no_stream" } else { "no_list" },
         ));
     }
     assert!(findings.is_empty(), "seed {seed}: {kinds:?}");
@@ -199,15 +229,11 @@ async fn lane(run: Rc<Run>) {
         }
         run.next.set(number + 1);
         if number % 100_000 == 99_999 {
-            say(&format!("fuzz: {} mutants", number + 1));
+            say(&format!("fuzz: {:?}, {} mutants", run.front, number + 1));
         }
-        let mutant = run.corpus.mutant(run.seed, number);
-        let (requests, end) = strict::stream(&mutant.bytes);
-        *run.ends.borrow_mut().entry(word(end)).or_default() += 1;
-        run.world.expect(number, requests.clone());
-        let received = exchange(run.proxy, &mutant, &requests, end).await;
-        if let Err((kind, why)) = judge(&received, &requests) {
-            run.world.find(kind, number, why, &received);
+        match run.front {
+            Front::Http1 => one(&run, number).await,
+            Front::Http2 => two(&run, number).await,
         }
         if number.is_multiple_of(2) {
             greet(&run, &mut neighbour, NEIGHBOUR + number).await;
@@ -217,6 +243,28 @@ async fn lane(run: Rc<Run>) {
             run.world.forget(old);
             run.world.forget(NEIGHBOUR + old);
         }
+    }
+}
+
+async fn one(run: &Run, number: u64) {
+    let mutant = run.corpus.mutant(run.seed, number);
+    let (requests, end) = strict::stream(&mutant.bytes);
+    *run.ends.borrow_mut().entry(word(end)).or_default() += 1;
+    run.world.expect(number, requests.clone(), true);
+    let received = exchange(run.proxy, &mutant, &requests, end).await;
+    if let Err((kind, why)) = judge(&received, &requests) {
+        run.world.find(kind, number, why, &received);
+    }
+}
+
+async fn two(run: &Run, number: u64) {
+    let streams = http2::mutant(run.seed, number);
+    let requests: Vec<_> = streams.iter().filter_map(http2::Stream::read).collect();
+    let end = if requests.len() == streams.len() { "clean" } else { "refused" };
+    *run.ends.borrow_mut().entry(end).or_default() += 1;
+    run.world.expect(number, requests, false);
+    if let Err((kind, why)) = http2::exchange(run.proxy, &streams, &mut Random::new(run.seed ^ 3, number)).await {
+        run.world.find(kind, number, why, &[]);
     }
 }
 
@@ -312,7 +360,7 @@ async fn greet(run: &Run, connection: &mut Option<TcpStream>, number: u64) {
         format!("POST /q{number}-0 HTTP/1.1\r\nHost: innocent\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     };
     let (requests, _) = strict::stream(text.as_bytes());
-    run.world.expect(number, requests.clone());
+    run.world.expect(number, requests.clone(), true);
     let mut received = Vec::new();
     let asked = async {
         let stream = match connection {

@@ -282,7 +282,7 @@ impl Message {
 }
 
 /// A small change at a place of no meaning.
-fn anywhere(random: &mut Random, bytes: &mut Vec<u8>) {
+pub fn anywhere(random: &mut Random, bytes: &mut Vec<u8>) {
     let at = random.below(bytes.len() + 1);
     let end = (at + 1 + random.below(8)).min(bytes.len());
     match random.below(6) {
@@ -315,7 +315,7 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len()).position(|window| window == part)
 }
 
-fn replace(text: &[u8], part: &[u8], by: &[u8]) -> Vec<u8> {
+pub fn replace(text: &[u8], part: &[u8], by: &[u8]) -> Vec<u8> {
     match find(text, part) {
         Some(at) => [&text[..at], by, &text[at + part.len()..]].concat(),
         None => text.to_vec(),

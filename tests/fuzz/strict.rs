@@ -240,7 +240,7 @@ fn framing(fields: &Fields, from: From) -> Result<Framing, Not> {
 }
 
 /// Digits alone, whatever zeros they begin with. What 64 bits hold is more than anybody sends.
-fn number(digits: &[u8], base: u32) -> Option<u64> {
+pub fn number(digits: &[u8], base: u32) -> Option<u64> {
     let add = |number: u64, byte: &u8| {
         let digit = char::from(*byte).to_digit(base)?;
         number.checked_mul(u64::from(base))?.checked_add(u64::from(digit))
@@ -303,7 +303,7 @@ pub fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-fn is_token(bytes: &[u8]) -> bool {
+pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
