@@ -223,3 +223,50 @@ const OURS: [&str; 19] = [
 ];
 
 const KEPT_THOUGH_NAMED: [&str; 5] = ["x-request-id", "splitway-version", "splitway-role", "baggage", "close"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found when these requests were sent, and those arrive.
+    fn found(sent: &[&str], arriving: &[&str], in_order: bool) -> Vec<Kind> {
+        let world = World::default();
+        let read = |text: &&str| strict::request(text.as_bytes(), From::Client).expect("a request").0;
+        world.expect(1, sent.iter().map(read).collect(), in_order);
+        for text in arriving {
+            world.arrive(&read(text), text.as_bytes());
+        }
+        world.findings.take().into_iter().map(|finding| finding.kind).collect()
+    }
+
+    const A: &str = "GET /q1-0 HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
+    const B: &str = "POST /q1-1 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab";
+
+    #[test]
+    fn what_arrives_as_it_was_sent_is_no_finding() {
+        assert_eq!(found(&[A, B], &[A, B], true), []);
+        assert_eq!(found(&[A, B], &[B], true), [], "one may be refused");
+        assert_eq!(found(&[A, B], &[B, A], false), []);
+        let written = A.replace("X: y", "x: y\r\nVia: 1.1 splitway\r\nX-Request-Id: 1");
+        assert_eq!(found(&[A], &[&written], true), []);
+    }
+
+    #[test]
+    fn what_was_not_sent_is_a_phantom() {
+        assert_eq!(found(&[A], &[A, A], true), [Kind::Phantom]);
+        assert_eq!(found(&[A], &[A, A], false), [Kind::Phantom]);
+        assert_eq!(found(&[A, B], &[B, A], true), [Kind::Phantom]);
+        assert_eq!(found(&[], &[A], true), [Kind::Phantom]);
+        assert_eq!(found(&[A], &["GET /x HTTP/1.1\r\nHost: a\r\n\r\n"], true), [Kind::Phantom]);
+    }
+
+    #[test]
+    fn what_was_changed_is_merged_or_harmed() {
+        assert_eq!(found(&[B], &[&B.replace(": 2\r\n\r\nab", ": 3\r\n\r\nabG")], true), [Kind::Merged]);
+        for (old, new) in
+            [("GET", "PUT"), ("/q1-0", "/q1-0?"), ("Host: a", "Host: b"), ("X: y", "X: z"), ("X: y\r\n", "")]
+        {
+            assert_eq!(found(&[A], &[&A.replace(old, new)], true), [Kind::Harmed], "{old} {new}");
+        }
+    }
+}
