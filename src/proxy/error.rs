@@ -43,6 +43,10 @@ pub enum Failure {
     ClientGone,
     /// No further byte of the body came within `timeouts.first-byte`.
     BodyTimeout,
+    /// A version of HTTP that is not spoken here.
+    VersionRefused,
+    /// A transfer coding that is not known.
+    CodingRefused,
 }
 
 /// Whose fault it is.
@@ -64,7 +68,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 18] = [
+    pub const ALL: [Failure; 20] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -83,6 +87,8 @@ impl Failure {
         Failure::UpstreamCut,
         Failure::ClientGone,
         Failure::BodyTimeout,
+        Failure::VersionRefused,
+        Failure::CodingRefused,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -222,6 +228,20 @@ impl Failure {
                 Downstream,
                 Never,
                 "the request's body did not arrive in time",
+            ),
+            Failure::VersionRefused => (
+                "version_refused",
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                Downstream,
+                Never,
+                "the request's version of HTTP is not spoken here",
+            ),
+            Failure::CodingRefused => (
+                "coding_refused",
+                StatusCode::NOT_IMPLEMENTED,
+                Downstream,
+                Never,
+                "the request's body has a transfer coding that is not known",
             ),
         }
     }
