@@ -347,7 +347,13 @@ impl Scanner {
                 At::Start => match byte {
                     b'\r' => At::StartLineFeed,
                     _ if is(byte, TOKEN) => {
-                        self.at = At::Method(0);
+                        self.at = match request_line(&bytes[*i..]) {
+                            Some(length) => {
+                                *i += length;
+                                At::Line
+                            }
+                            None => At::Method(0),
+                        };
                         continue;
                     }
                     b'\n' => return Err(Violation::BareLineFeed),
@@ -418,6 +424,10 @@ impl Scanner {
                         self.fields += 1;
                         if self.fields > self.bounds.fields {
                             return Err(Violation::TooManyFields);
+                        }
+                        if let Some(length) = field(&bytes[*i..]) {
+                            *i += length;
+                            continue;
                         }
                         let word = match byte | 0x20 {
                             b'c' if !self.trailer => Word::Length,
@@ -652,6 +662,44 @@ impl Scanner {
 /// A line feed where none may stand is named as such; anything else by what it stands in.
 fn line_end(byte: u8, otherwise: Violation) -> Violation {
     if byte == b'\n' { Violation::BareLineFeed } else { otherwise }
+}
+
+/// The length of a request line of the usual kind, if it is here as a whole: quick, and what it takes `head` would take.
+fn request_line(bytes: &[u8]) -> Option<usize> {
+    let rest = &bytes[run(bytes, TOKEN)..];
+    let target = rest.strip_prefix(b" /")?;
+    let mut rest = &target[run(target, PATH)..];
+    if rest.first() == Some(&b'?') {
+        rest = &rest[1 + run(&rest[1..], QUERY)..];
+    }
+    let end = rest.strip_prefix(b" HTTP/1.1\r\n")?;
+    (target.len() - rest.len() < TARGET_BYTES).then_some(bytes.len() - end.len())
+}
+
+/// The length of a field's line that does not frame the body, if it is here as a whole: quick, and what it takes `head`
+/// would take.
+fn field(bytes: &[u8]) -> Option<usize> {
+    let (name, value) = bytes.split_at(run(bytes, TOKEN));
+    let mut rest = value.strip_prefix(b":")?;
+    if (name.len() == LENGTH.len() && name.eq_ignore_ascii_case(LENGTH))
+        || (name.len() == CODING.len() && name.eq_ignore_ascii_case(CODING))
+    {
+        return None;
+    }
+    loop {
+        rest = &rest[plain(rest)..];
+        match rest {
+            [b'\r', b'\n', ..] => return Some(bytes.len() - rest.len() + 2),
+            [b'\t', tail @ ..] => rest = tail,
+            _ => return None,
+        }
+    }
+}
+
+/// How many bytes at the beginning are of that class.
+#[inline]
+fn run(bytes: &[u8], class: u8) -> usize {
+    bytes.iter().position(|byte| !is(*byte, class)).unwrap_or(bytes.len())
 }
 
 /// Reads of a target what is there. `None`: the byte at `i` is the space behind it.
