@@ -47,6 +47,8 @@ pub enum Failure {
     VersionRefused,
     /// A transfer coding that is not known.
     CodingRefused,
+    /// An OPTIONS request that may not be forwarded any further, and is answered in the application's place.
+    MaxForwards,
 }
 
 /// Whose fault it is.
@@ -68,7 +70,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 20] = [
+    pub const ALL: [Failure; 21] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -89,6 +91,7 @@ impl Failure {
         Failure::BodyTimeout,
         Failure::VersionRefused,
         Failure::CodingRefused,
+        Failure::MaxForwards,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -243,6 +246,9 @@ impl Failure {
                 Never,
                 "the request's body has a transfer coding that is not known",
             ),
+            Failure::MaxForwards => {
+                ("max_forwards", StatusCode::OK, Ours, Never, "the request was not to be forwarded beyond this proxy")
+            }
         }
     }
 }
