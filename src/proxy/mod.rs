@@ -24,7 +24,6 @@ mod headers;
 mod mirror;
 mod request;
 mod socket;
-#[allow(dead_code)]
 mod strict;
 mod upstream;
 mod wire;

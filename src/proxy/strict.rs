@@ -65,7 +65,7 @@ impl Violation {
             Violation::RequestLine => "the request line is not a method, a target and a version, each after one space",
             Violation::Target => "the request target holds a byte or has a form that is not allowed",
             Violation::TargetTooLong => "the request target is longer than the limit",
-            Violation::Version => "only HTTP/1.0 and HTTP/1.1 are spoken on this connection",
+            Violation::Version => "the version of HTTP is neither 1.0 nor 1.1",
             Violation::BareLineFeed => "a line ends with a line feed alone",
             Violation::BareCarriageReturn => "a carriage return stands alone",
             Violation::FieldName => "a field's name is not a token directly before a colon",
@@ -77,7 +77,7 @@ impl Violation {
             Violation::FramedTwice => "the end of the body is given more than once",
             Violation::Coding => "the Transfer-Encoding does not end with one chunked",
             Violation::UnknownCoding => "the Transfer-Encoding has a coding that is not known",
-            Violation::CodingInOldVersion => "HTTP/1.0 has no Transfer-Encoding",
+            Violation::CodingInOldVersion => "version 1.0 of HTTP has no Transfer-Encoding",
             Violation::Chunk => "a chunk of the body is malformed",
         }
     }
@@ -128,6 +128,7 @@ pub struct Scanner {
     /// Chunk extensions of this body, in bytes.
     extensions: usize,
     trailer: bool,
+    heads: u64,
 }
 
 /// What comes next. Numbers are how much of a fixed word has been seen.
@@ -249,12 +250,19 @@ impl Scanner {
             left: 0,
             extensions: 0,
             trailer: false,
+            heads: 0,
         }
     }
 
     /// From here on the stream is a tunnel's: everything passes.
+    #[allow(dead_code)]
     pub fn pass_all(&mut self) {
         self.at = At::Beyond;
+    }
+
+    /// How many heads have passed to their ends.
+    pub fn heads(&self) -> u64 {
+        self.heads
     }
 
     /// Reads on. After a refusal nothing more passes.
@@ -336,7 +344,7 @@ impl Scanner {
 
     /// A message has ended.
     fn next(&mut self) {
-        *self = Self::new(self.bounds);
+        *self = Self { heads: self.heads, ..Self::new(self.bounds) };
     }
 
     /// Reads of a head or trailer section what is there. Whether it has ended.
@@ -573,6 +581,7 @@ impl Scanner {
 
     /// The empty line has ended: what follows is a body, or the next message.
     fn after_head(&mut self) {
+        self.heads += u64::from(!self.trailer);
         match self.length {
             _ if self.trailer => self.next(),
             _ if self.coding.lines > 0 => {
@@ -1186,6 +1195,7 @@ mod tests {
             let (scanner, verdict) = read([&stream[..]]);
             prop_assert_eq!(verdict, Ok(()), "{}", String::from_utf8_lossy(&stream));
             prop_assert!(at_a_boundary(&scanner));
+            prop_assert_eq!(scanner.heads(), requests as u64);
             prop_assert_eq!(hyper_reads(&stream), (requests, false), "{}", String::from_utf8_lossy(&stream));
         }
 
