@@ -15,6 +15,7 @@ use hyper::body::{Bytes, Incoming};
 
 use super::Failure;
 use super::connection::State;
+use super::headers;
 use super::mirror::{Copied, Tee, Twin};
 use super::wire::Exchange;
 use super::worker::{Target, Worker};
@@ -128,7 +129,10 @@ impl Coming {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(blame(&error)))),
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::trailers(trailers);
+                }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let Some(room) = self.room.checked_sub(bytes) else {
                     return Poll::Ready(Some(Err(Failure::BodyTooLarge)));
@@ -330,7 +334,10 @@ impl Body for AnswerBody {
             Source::Done => Poll::Ready(None),
             Source::Upstream(exchange) => match exchange.poll_frame(cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Some(Ok(frame))) => {
+                Poll::Ready(Some(Ok(mut frame))) => {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        headers::trailers(trailers);
+                    }
                     // Trailers are the last frame, and hyper asks for none after them.
                     if frame.is_trailers() || exchange.is_end_stream() {
                         self.end();

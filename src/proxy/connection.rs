@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::body::{AnswerBody, Upload};
+use super::strict::{Bounds, Refusal, Scanner};
 use super::worker::Worker;
 use super::{Failure, request, socket};
 use crate::route::policy::Timeouts;
@@ -96,6 +97,12 @@ pub struct State {
     blocked: Cell<Option<Tick>>,
     verdict: Cell<Option<Verdict>>,
     waker: RefCell<Option<Waker>>,
+    /// What the client has sent that no other reader shall see.
+    refusal: Cell<Option<Refusal>>,
+    /// Whether hyper has been told of it, so that nothing but its answer is left to do.
+    refused: Cell<bool>,
+    /// Requests that have begun.
+    begun: Cell<u64>,
     /// Headers that are the same for every request of this connection.
     pub forwarding: RefCell<ForwardingCache>,
 }
@@ -126,6 +133,9 @@ impl State {
             old: Cell::new(false),
             served: Cell::new(false),
             waker: RefCell::new(None),
+            refusal: Cell::new(None),
+            refused: Cell::new(false),
+            begun: Cell::new(0),
             forwarding: RefCell::default(),
         })
     }
@@ -139,6 +149,7 @@ impl State {
         self.old.set(version == Version::HTTP_10);
         *self.upload.borrow_mut() = upload;
         self.served.set(true);
+        self.begun.set(self.begun.get() + 1);
         self.expired.set(None);
         self.request_since.set(now);
         self.enter(Phase::Waiting, now);
@@ -233,9 +244,10 @@ impl State {
     }
 }
 
-/// The connection's socket, which notes when the first byte of a head comes.
+/// The connection's socket, which notes when the first byte of a head comes, and holds back what is refused.
 pub struct Socket {
     stream: TcpStream,
+    scanner: Scanner,
     state: Rc<State>,
     worker: Rc<Worker>,
 }
@@ -245,19 +257,53 @@ impl Socket {
         let blocked = &self.state.blocked;
         if written.is_ready() {
             blocked.set(None);
+            if self.state.refusal.get().is_some() {
+                // It may have waited for the answer before it to leave.
+                self.state.wake();
+            }
         } else if blocked.get().is_none() {
             blocked.set(Some(self.worker.now()));
         }
         written
     }
+
+    /// What hyper reads instead of refused bytes: an error, which ends the body or the connection. A head is answered here,
+    /// after the requests before it.
+    fn refuse(&self, refusal: Refusal) -> Poll<io::Result<()>> {
+        let state = &self.state;
+        let free = match state.phase.get() {
+            Phase::Idle | Phase::Head => state.begun.get() == self.scanner.heads() && state.blocked.get().is_none(),
+            Phase::Tail => !state.is_uploading() && state.blocked.get().is_none(),
+            Phase::Waiting | Phase::Answering | Phase::Lingering => false,
+        };
+        if free && !refusal.in_body && !state.refused.replace(true) {
+            let words = last_words(refusal.violation.failure(), refusal.violation.explanation());
+            // One try, and now: hyper closes the connection for writing. A peer that reads nothing is not waited for.
+            let _ = self.stream.try_write(&words);
+        }
+        if refusal.in_body || free {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal.violation.explanation())));
+        }
+        Poll::Pending
+    }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(refusal) = self.state.refusal.get() {
+            return self.refuse(refusal);
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.state.bytes_come(self.worker.now());
+            if let Err(refusal) = self.scanner.feed(&buf.filled()[before..]) {
+                self.state.refusal.set(Some(refusal));
+                buf.set_filled(before + refusal.passes);
+                if refusal.passes == 0 {
+                    return self.refuse(refusal);
+                }
+            }
         }
         read
     }
@@ -311,8 +357,9 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn new(worker: Rc<Worker>, stream: TcpStream, state: Rc<State>, service: S) -> Self {
-        let socket = Socket { stream, state: state.clone(), worker: worker.clone() };
         let limits = worker.limits(state.port);
+        let scanner = Scanner::new(Bounds { bytes: limits.header_bytes, fields: limits.header_count });
+        let socket = Socket { stream, scanner, state: state.clone(), worker: worker.clone() };
         let http = http1::Builder::new()
             .max_buf_size(limits.header_bytes.max(8192))
             .max_headers(limits.header_count)
@@ -324,7 +371,10 @@ where
 
     /// hyper is through with the connection.
     fn end(&mut self, outcome: hyper::Result<()>, cx: &mut Context<'_>) -> Poll<()> {
+        // What is wrong in a body its request has been answered for, and what follows the last request is nobody's.
+        let refusal = self.state.refusal.get().filter(|_| self.state.refused.get());
         let refused = match &outcome {
+            _ if refusal.is_some() => refusal.map(|refusal| refusal.violation.failure()),
             // hyper has answered 400, 414 or 431 by itself; only the count is left to us.
             Err(error) if error.is_parse_too_large() => Some(Failure::HeadTooLarge),
             Err(error) if error.is_parse() => Some(Failure::BadRequest),
@@ -378,15 +428,15 @@ where
         {
             let stream = http.into_parts().io.into_inner().stream;
             // One try: a peer that reads nothing is not waited for.
-            let _ = stream.try_write(&last_words(Failure::HeadTimeout));
+            let _ = stream.try_write(&last_words(Failure::HeadTimeout, Failure::HeadTimeout.explanation()));
         }
     }
 }
 
 /// An answer written past hyper, to a connection that ends with it.
-pub fn last_words(failure: Failure) -> Vec<u8> {
+pub fn last_words(failure: Failure, explanation: &str) -> Vec<u8> {
     let status = failure.status();
-    let text = format!("splitway: {}: {}\n", failure.as_str(), failure.explanation());
+    let text = format!("splitway: {}: {explanation}\n", failure.as_str());
     format!(
         "HTTP/1.1 {} {}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
          x-splitway-reason: {}\r\ncontent-length: {}\r\n\r\n{text}",

@@ -43,6 +43,12 @@ pub enum Failure {
     ClientGone,
     /// No further byte of the body came within `timeouts.first-byte`.
     BodyTimeout,
+    /// A version of HTTP that is not spoken here.
+    VersionRefused,
+    /// A transfer coding that is not known.
+    CodingRefused,
+    /// An OPTIONS request that may not be forwarded any further, and is answered in the application's place.
+    MaxForwards,
 }
 
 /// Whose fault it is.
@@ -64,7 +70,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 18] = [
+    pub const ALL: [Failure; 21] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -83,6 +89,9 @@ impl Failure {
         Failure::UpstreamCut,
         Failure::ClientGone,
         Failure::BodyTimeout,
+        Failure::VersionRefused,
+        Failure::CodingRefused,
+        Failure::MaxForwards,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -223,6 +232,23 @@ impl Failure {
                 Never,
                 "the request's body did not arrive in time",
             ),
+            Failure::VersionRefused => (
+                "version_refused",
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                Downstream,
+                Never,
+                "the request's version of HTTP is not spoken here",
+            ),
+            Failure::CodingRefused => (
+                "coding_refused",
+                StatusCode::NOT_IMPLEMENTED,
+                Downstream,
+                Never,
+                "the request's body has a transfer coding that is not known",
+            ),
+            Failure::MaxForwards => {
+                ("max_forwards", StatusCode::OK, Ours, Never, "the request was not to be forwarded beyond this proxy")
+            }
         }
     }
 }

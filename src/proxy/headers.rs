@@ -4,6 +4,8 @@
 //! |---|---|
 //! | removed | `Connection` and every field it names, `Keep-Alive`, `Proxy-Connection`, `Upgrade`, `TE` (but for `trailers`), `Expect` (answered here), framing (written anew) |
 //! | kept | `Host`, `traceparent`, `tracestate`, everything else, in order |
+//! | removed, unless a trusted proxy sent them | names that many applications cannot tell from ours: `X_Forwarded_For`, `Splitway.Role` |
+//! | counted down | `Max-Forwards` of OPTIONS; with 0 it is answered here |
 //! | set | `Via`, `X-Forwarded-For/-Proto/-Host/-Port`, `Forwarded`, `X-Request-Id` (kept if there) |
 //! | on copies of mirrored requests | `splitway-mirror`, the route's name; a client's own is removed from all requests unless a trusted proxy sent it |
 //! | with `tell-upstream` | `splitway-version`, `splitway-role`, the `baggage` member `splitway`; a client's own are removed |
@@ -13,8 +15,9 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE,
+    EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA, WWW_AUTHENTICATE,
 };
 use http::request::Parts;
 use http::{Method, Uri, Version};
@@ -27,6 +30,7 @@ use crate::route::Head;
 use crate::route::policy::Policy;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -55,13 +59,31 @@ pub fn check(head: &mut Parts, policy: &Policy, local: SocketAddr) -> Result<(),
     if head.uri.path() == "*" && head.method != Method::OPTIONS {
         return Err(Failure::BadRequest);
     }
+    if head.version == Version::HTTP_2 && head.headers.values().any(|value| has_space_around(value.as_bytes())) {
+        return Err(Failure::BadRequest);
+    }
     one_host(head, local)?;
     one_framing(&head.headers)?;
+    if head.method == Method::OPTIONS && forwards_left(&head.headers) == Some(0) {
+        return Err(Failure::MaxForwards);
+    }
     if policy.limits.body_bytes.is_some_and(|limit| content_length(&head.headers).is_some_and(|length| length > limit))
     {
         return Err(Failure::BodyTooLarge);
     }
     Ok(())
+}
+
+/// Which makes a request of HTTP/2 malformed (9113 section 8.2.1); in HTTP/1 it is no part of the value.
+fn has_space_around(value: &[u8]) -> bool {
+    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    space(value.first()) || space(value.last())
+}
+
+/// How often a request may still be forwarded, if it says so in plain digits (9110 section 7.6.2).
+fn forwards_left(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(MAX_FORWARDS)?.to_str().ok()?;
+    value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok()).flatten()
 }
 
 fn one_host(head: &mut Parts, local: SocketAddr) -> Result<(), Failure> {
@@ -70,8 +92,14 @@ fn one_host(head: &mut Parts, local: SocketAddr) -> Result<(), Failure> {
     if second.is_some() || first.is_some_and(|host| !is_host(host.as_bytes())) {
         return Err(Failure::BadRequest);
     }
-    if first.is_none() && head.version != Version::HTTP_10 {
-        return Err(Failure::BadRequest);
+    // In HTTP/2 the authority is the request's, and a Host beside it has nothing else to say (9113 section 8.3.1).
+    let authority = (head.version == Version::HTTP_2).then(|| head.uri.authority()).flatten();
+    match (first, authority) {
+        (None, None) if head.version != Version::HTTP_10 => return Err(Failure::BadRequest),
+        (Some(host), Some(authority)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+            return Err(Failure::BadRequest);
+        }
+        _ => {}
     }
     let authority = match head.uri.authority() {
         Some(authority) if is_host(authority.as_str().as_bytes()) => Some(authority.as_str().to_owned()),
@@ -138,6 +166,8 @@ struct Present {
     transfer_encoding: bool,
     request_id: bool,
     mirror: bool,
+    max_forwards: bool,
+    lookalike: bool,
 }
 
 impl Present {
@@ -146,14 +176,15 @@ impl Present {
         for name in headers.keys() {
             match name.as_str() {
                 "connection" => present.connection = true,
-                "keep-alive" | "proxy-connection" | "upgrade" => present.hop_by_hop = true,
+                "keep-alive" | "proxy-connection" | "upgrade" | "http2-settings" => present.hop_by_hop = true,
                 "te" => present.te = true,
                 "expect" => present.expect = true,
                 "content-length" => present.content_length = true,
                 "transfer-encoding" => present.transfer_encoding = true,
                 "x-request-id" => present.request_id = true,
                 "splitway-mirror" => present.mirror = true,
-                _ => {}
+                "max-forwards" => present.max_forwards = true,
+                other => present.lookalike |= is_lookalike(other),
             }
         }
         present
@@ -180,6 +211,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, present: &Present) {
         headers.remove(KEEP_ALIVE);
         headers.remove(PROXY_CONNECTION);
         headers.remove(UPGRADE);
+        headers.remove(HTTP2_SETTINGS);
     }
 }
 
@@ -224,14 +256,31 @@ pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64
     }
 
     // Applications leave things out for a copy, so only a proxy in front of this one may say that it is one.
-    if present.mirror && !is_trusted(state.peer.ip().to_canonical(), &policy.trusted_proxies) {
+    if (present.mirror || present.lookalike) && !is_trusted(state.peer.ip().to_canonical(), &policy.trusted_proxies) {
         headers.remove(MIRROR);
+        let lookalikes: Vec<HeaderName> = headers.keys().filter(|name| is_lookalike(name.as_str())).cloned().collect();
+        for name in lookalikes {
+            headers.remove(name);
+        }
     }
     forwarded(headers, policy, state);
     if !present.request_id {
         headers.insert(X_REQUEST_ID, request_id(random));
     }
-    headers.append(VIA, HeaderValue::from_static("1.1 splitway"));
+    if present.max_forwards
+        && head.method == Method::OPTIONS
+        && let Some(left) = forwards_left(headers)
+    {
+        headers.insert(MAX_FORWARDS, left.saturating_sub(1).into());
+    }
+    headers.append(
+        VIA,
+        HeaderValue::from_static(match head.version {
+            Version::HTTP_10 => "1.0 splitway",
+            Version::HTTP_2 => "2 splitway",
+            _ => "1.1 splitway",
+        }),
+    );
     head.version = Version::HTTP_11;
 }
 
@@ -283,6 +332,19 @@ fn join(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     }
     all.extend_from_slice(value.as_bytes());
     headers.insert(name, HeaderValue::from_bytes(&all).unwrap_or(value));
+}
+
+/// `X_Forwarded_For`, `x.forwarded-for`, `Splitway_Role`: many applications cannot tell them from the fields with dashes,
+/// which the proxy writes, because the variables they read names from have neither dots nor dashes.
+fn is_lookalike(name: &str) -> bool {
+    let name = name.as_bytes();
+    let dash = |byte: u8| matches!(byte, b'-' | b'_' | b'.');
+    let ours = match name.first() {
+        Some(b'x') => name.len() > 12 && dash(name[1]) && name[2..].starts_with(b"forwarded") && dash(name[11]),
+        Some(b's') => name.len() > 9 && name.starts_with(b"splitway") && dash(name[8]),
+        _ => false,
+    };
+    ours && name.iter().any(|byte| matches!(byte, b'_' | b'.'))
 }
 
 fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
@@ -345,6 +407,42 @@ pub fn to_downstream(headers: &mut HeaderMap) {
     if present.transfer_encoding {
         headers.remove(TRANSFER_ENCODING);
         headers.remove(CONTENT_LENGTH);
+    }
+}
+
+/// Takes from a trailer section what must not come so late: framing, routing, authentication, controls, and what says how
+/// to read the body (9110 section 6.5.1), and the fields that the proxy itself answers for.
+pub fn trailers(trailers: &mut HeaderMap) {
+    const NEVER: [HeaderName; 21] = [
+        CONTENT_LENGTH,
+        TRANSFER_ENCODING,
+        HOST,
+        TE,
+        TRAILER,
+        CONNECTION,
+        UPGRADE,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        AUTHORIZATION,
+        PROXY_AUTHORIZATION,
+        PROXY_AUTHENTICATE,
+        WWW_AUTHENTICATE,
+        COOKIE,
+        SET_COOKIE,
+        CACHE_CONTROL,
+        EXPECT,
+        MAX_FORWARDS,
+        RANGE,
+        CONTENT_TYPE,
+        CONTENT_ENCODING,
+    ];
+    let refused: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| NEVER.contains(name) || **name == CONTENT_RANGE || is_protected(name))
+        .cloned()
+        .collect();
+    for name in refused {
+        trailers.remove(name);
     }
 }
 

@@ -10,6 +10,7 @@
 //! * `wire`: one connection to an endpoint;
 //! * `mirror`: copies of requests, which may be lost and never slow a client;
 //! * `body`: bodies on their way through, and what is counted when they end;
+//! * `strict`: a reader of HTTP/1 ahead of hyper, which refuses what hyper would let through;
 //! * `socket`: how bytes leave through a socket;
 //! * `connection`: one client connection: its phase, its deadlines, its end;
 //! * `worker`: threads, listeners, the accept loop, the slow tick, drain;
@@ -23,6 +24,7 @@ mod headers;
 mod mirror;
 mod request;
 mod socket;
+mod strict;
 mod upstream;
 mod wire;
 mod worker;

@@ -429,7 +429,7 @@ impl Worker {
         let failure = Failure::ConnectionLimit;
         self.cells.refused[failure as usize].add(1);
         // One try, before the request is read: the client that reads it learns why.
-        let _ = stream.try_write(&connection::last_words(failure));
+        let _ = stream.try_write(&connection::last_words(failure, failure.explanation()));
     }
 }
 
