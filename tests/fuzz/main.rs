@@ -318,6 +318,10 @@ fn answers<'a>(mut bytes: &'a [u8], requests: &[strict::Request]) -> (Vec<Answer
         match strict::answer(bytes, head) {
             Ok((answer, length)) => {
                 bytes = &bytes[length..];
+                // What is refused before its method is known is refused with a body, and the connection ends with it.
+                if head && answer.status >= 400 && answer.fields.iter().any(|field| field.0 == "connection") {
+                    bytes = &[];
+                }
                 if answer.status >= 200 {
                     answers.push(answer);
                 }
@@ -340,7 +344,8 @@ fn judge(received: &[u8], requests: &[strict::Request]) -> Result<(), (Kind, Str
         let sent =
             requests.get(at).and_then(mutate::tag).map(|(mutant, place)| format!("q{mutant}-{place}").into_bytes());
         let own = match tags.as_slice() {
-            [] => answer.status >= 400,
+            // The proxy's own.
+            [] => answer.status >= 400 || answer.fields.iter().any(|field| field.0 == "x-splitway-reason"),
             [one] => sent.as_ref() == Some(&one.1) && (answer.body.is_empty() || answer.body.starts_with(&one.1)),
             _ => false,
         };

@@ -13,10 +13,6 @@ pub enum From {
     Proxy,
 }
 
-/// What hyper takes of clients and does not pass on as it came: a line feed alone as the end of a line, a length beside
-/// `chunked` (which wins, and is the connection's last), the same length twice, a fragment, any scheme.
-const GENEROUS: bool = true;
-
 pub type Fields = Vec<(String, Vec<u8>)>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,10 +40,7 @@ impl Request {
                 .flat_map(|line| line.split(|byte| *byte == b','))
                 .any(|one| trim(one).eq_ignore_ascii_case(option.as_bytes()))
         };
-        let twice = GENEROUS
-            && self.values("transfer-encoding").next().is_some()
-            && self.values("content-length").next().is_some();
-        twice || asks("close") || self.old && !asks("keep-alive")
+        asks("close") || self.old && !asks("keep-alive")
     }
 }
 
@@ -108,7 +101,7 @@ pub fn stream(mut bytes: &[u8]) -> (Vec<Request>, End) {
 
 /// The request at the beginning, and how many bytes it takes.
 pub fn request(bytes: &[u8], from: From) -> Result<(Request, usize), Not> {
-    let mut reader = Reader { bytes, at: 0, from };
+    let mut reader = Reader { bytes, at: 0 };
     let mut first = reader.line()?;
     while first.is_empty() && from == From::Client {
         first = reader.line()?;
@@ -140,7 +133,7 @@ pub fn request(bytes: &[u8], from: From) -> Result<(Request, usize), Not> {
         (None, None) if old => {}
         _ => return Err(Not::Ever("not exactly one valid Host")),
     }
-    let framing = framing(&fields, from)?;
+    let framing = framing(&fields)?;
     if old && framing == Framing::Chunked {
         return Err(Not::Ever("a transfer coding in HTTP/1.0"));
     }
@@ -159,7 +152,7 @@ pub fn request(bytes: &[u8], from: From) -> Result<(Request, usize), Not> {
 
 /// The answer at the beginning, and how many bytes it takes. `head`: to a HEAD.
 pub fn answer(bytes: &[u8], head: bool) -> Result<(Answer, usize), Not> {
-    let mut reader = Reader { bytes, at: 0, from: From::Proxy };
+    let mut reader = Reader { bytes, at: 0 };
     let first = reader.line()?;
     let status = first
         .strip_prefix(b"HTTP/1.1 ")
@@ -169,7 +162,7 @@ pub fn answer(bytes: &[u8], head: bool) -> Result<(Answer, usize), Not> {
         .filter(|status| (100..600).contains(status))
         .ok_or(Not::Ever("a status line that is none"))?;
     let fields = reader.fields()?;
-    let framing = framing(&fields, From::Proxy)?;
+    let framing = framing(&fields)?;
     let empty = head || status < 200 || status == 204 || status == 304;
     let body = match framing {
         _ if empty => Vec::new(),
@@ -206,7 +199,7 @@ enum Framing {
     Chunked,
 }
 
-fn framing(fields: &Fields, from: From) -> Result<Framing, Not> {
+fn framing(fields: &Fields) -> Result<Framing, Not> {
     let mut lengths = values(fields, "content-length");
     let mut codings = values(fields, "transfer-encoding");
     match (lengths.next(), lengths.next(), codings.next(), codings.next()) {
@@ -216,25 +209,6 @@ fn framing(fields: &Fields, from: From) -> Result<Framing, Not> {
         }
         (None, None, Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
         (None, None, Some(_), None) => Err(Not::Ever("a transfer coding other than chunked")),
-        (Some(length), Some(again), None, None)
-            if from == From::Client && GENEROUS && number(length, 10) == number(again, 10) =>
-        {
-            framing(
-                &fields
-                    .iter()
-                    .rev()
-                    .filter(|field| field.0 != "content-length")
-                    .cloned()
-                    .chain([("content-length".to_owned(), length.to_vec())])
-                    .collect(),
-                from,
-            )
-        }
-        (Some(_), _, Some(coding), None)
-            if from == From::Client && GENEROUS && coding.eq_ignore_ascii_case(b"chunked") =>
-        {
-            Ok(Framing::Chunked)
-        }
         _ => Err(Not::Ever("more than one way to find the body's end")),
     }
 }
@@ -252,19 +226,16 @@ pub fn number(digits: &[u8], base: u32) -> Option<u64> {
 fn split_target(method: &[u8], target: &[u8], from: From) -> Result<(Option<String>, String), Not> {
     // Bytes of other characters belong percent-encoded, but are common, and mean the same to everybody.
     let plain = |byte: &u8| matches!(byte, b'!'..=b'~' | 0x80..);
-    if !target.iter().all(plain) || target.contains(&b'#') && (from == From::Proxy || !GENEROUS) {
+    if !target.iter().all(plain) || target.contains(&b'#') {
         return Err(Not::Ever("a target with a byte that no target has"));
     }
-    let target = target.split(|byte| *byte == b'#').next().unwrap_or_default();
     let text = String::from_utf8_lossy(target).into_owned();
     if text.starts_with('/') || text == "*" && method == b"OPTIONS" {
         return Ok((None, text));
     }
-    let any = || text.split_once("://").filter(|_| GENEROUS).map(|split| split.1);
     let absolute = text.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")).map(|_| &text[7..]);
-    let absolute = absolute
-        .or_else(|| text.get(..8).filter(|scheme| scheme.eq_ignore_ascii_case("https://")).map(|_| &text[8..]))
-        .or_else(any);
+    let absolute =
+        absolute.or_else(|| text.get(..8).filter(|scheme| scheme.eq_ignore_ascii_case("https://")).map(|_| &text[8..]));
     let Some(rest) = absolute.filter(|_| from == From::Client) else {
         return Err(Not::Ever("a target that is neither a path nor, for OPTIONS, an asterisk"));
     };
@@ -310,7 +281,6 @@ pub fn is_token(bytes: &[u8]) -> bool {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
-    from: From,
 }
 
 impl<'a> Reader<'a> {
@@ -326,10 +296,6 @@ impl<'a> Reader<'a> {
             }
             [b'\r'] => Err(Not::Yet("a line without its end")),
             [b'\r', ..] => Err(Not::Ever("a bare CR")),
-            _ if self.from == From::Client && GENEROUS => {
-                self.at += end + 1;
-                Ok(&rest[..end])
-            }
             _ => Err(Not::Ever("a bare LF")),
         }
     }
@@ -354,19 +320,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As hyper reads them: first it looks for an empty line, then it takes lines up to the first that is empty, which may end
-    /// with a line feed alone. What is left between the two it throws away.
-    fn trailers(&mut self) -> Result<Fields, Not> {
-        let rest = &self.bytes[self.at..];
-        if rest.starts_with(b"\r\n") {
-            self.at += 2;
-            return Ok(Fields::new());
-        }
-        let end = rest.windows(4).position(|end| end == b"\r\n\r\n").ok_or(Not::Yet("trailers without their end"))?;
-        self.at += end + 4;
-        Reader { bytes: &rest[..end + 4], at: 0, from: From::Client }.fields()
-    }
-
     fn take(&mut self, length: u64) -> Result<&'a [u8], Not> {
         let rest = &self.bytes[self.at..];
         if (rest.len() as u64) < length {
@@ -380,19 +333,15 @@ impl<'a> Reader<'a> {
     fn chunks(&mut self, from: From) -> Result<(Vec<u8>, Fields), Not> {
         let mut body = Vec::new();
         loop {
-            // Around chunks nobody is generous.
-            self.from = From::Proxy;
             let line = self.line()?;
             let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
             let rest = &line[digits..];
             let spaces = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-            let plain =
-                rest[spaces..].is_empty() || rest[spaces] == b';' && (GENEROUS || rest.iter().all(|byte| *byte != 0));
+            let plain = rest[spaces..].is_empty() || rest[spaces] == b';' && rest.iter().all(|byte| *byte != 0);
             let size = number(&line[..digits], 16).filter(|_| plain && (from == From::Client || rest.is_empty()));
             let size = size.ok_or(Not::Ever("a chunk's size that is not plain hexadecimal digits"))?;
             if size == 0 {
-                let trailers = if from == From::Client && GENEROUS { self.trailers() } else { self.fields() };
-                return Ok((body, trailers?));
+                return Ok((body, self.fields()?));
             }
             body.extend_from_slice(self.take(size)?);
             match &self.bytes[self.at..] {
