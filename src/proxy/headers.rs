@@ -55,6 +55,11 @@ pub fn check(head: &mut Parts, policy: &Policy, local: SocketAddr) -> Result<(),
     if head.uri.path() == "*" && head.method != Method::OPTIONS {
         return Err(Failure::BadRequest);
     }
+    if head.version == Version::HTTP_2 {
+        plain_list(head)?;
+    } else {
+        plain_connection(&head.headers)?;
+    }
     one_host(head, local)?;
     one_framing(&head.headers)?;
     if policy.limits.body_bytes.is_some_and(|limit| content_length(&head.headers).is_some_and(|length| length > limit))
@@ -62,6 +67,22 @@ pub fn check(head: &mut Parts, policy: &Policy, local: SocketAddr) -> Result<(),
         return Err(Failure::BodyTooLarge);
     }
     Ok(())
+}
+
+/// What hyper takes in HTTP/2 and HTTP/1 cannot say: a path without its slash, a name that is no token, and a value with
+/// white space around it (9113 sections 8.2.1 and 8.3.1).
+fn plain_list(head: &Parts) -> Result<(), Failure> {
+    let path = head.uri.path_and_query().is_some_and(|target| matches!(target.as_str().as_bytes(), [b'/', ..] | b"*"));
+    let is_plain = |(name, value): (&HeaderName, &HeaderValue)| {
+        !name.as_str().contains('"') && value.as_bytes().trim_ascii().len() == value.len()
+    };
+    if path && head.headers.iter().all(is_plain) { Ok(()) } else { Err(Failure::BadRequest) }
+}
+
+/// hyper does not look for `close` in a line with bytes of another character set.
+fn plain_connection(headers: &HeaderMap) -> Result<(), Failure> {
+    let is_plain = |line: &HeaderValue| line.to_str().is_ok();
+    if headers.get_all(CONNECTION).iter().all(is_plain) { Ok(()) } else { Err(Failure::BadRequest) }
 }
 
 fn one_host(head: &mut Parts, local: SocketAddr) -> Result<(), Failure> {
