@@ -59,8 +59,10 @@ pub fn check(head: &mut Parts, policy: &Policy, local: SocketAddr) -> Result<(),
     if head.uri.path() == "*" && head.method != Method::OPTIONS {
         return Err(Failure::BadRequest);
     }
-    if head.version == Version::HTTP_2 && head.headers.values().any(|value| has_space_around(value.as_bytes())) {
-        return Err(Failure::BadRequest);
+    if head.version == Version::HTTP_2 {
+        plain_list(head)?;
+    } else {
+        plain_connection(&head.headers)?;
     }
     one_host(head, local)?;
     one_framing(&head.headers)?;
@@ -74,16 +76,26 @@ pub fn check(head: &mut Parts, policy: &Policy, local: SocketAddr) -> Result<(),
     Ok(())
 }
 
-/// Which makes a request of HTTP/2 malformed (9113 section 8.2.1); in HTTP/1 it is no part of the value.
-fn has_space_around(value: &[u8]) -> bool {
-    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    space(value.first()) || space(value.last())
-}
-
 /// How often a request may still be forwarded, if it says so in plain digits (9110 section 7.6.2).
 fn forwards_left(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(MAX_FORWARDS)?.to_str().ok()?;
     value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok()).flatten()
+}
+
+/// What hyper takes in HTTP/2 and HTTP/1 cannot say: a path without its slash, a name that is no token, and a value with
+/// white space around it (9113 sections 8.2.1 and 8.3.1).
+fn plain_list(head: &Parts) -> Result<(), Failure> {
+    let path = head.uri.path_and_query().is_some_and(|target| matches!(target.as_str().as_bytes(), [b'/', ..] | b"*"));
+    let is_plain = |(name, value): (&HeaderName, &HeaderValue)| {
+        !name.as_str().contains('"') && value.as_bytes().trim_ascii().len() == value.len()
+    };
+    if path && head.headers.iter().all(is_plain) { Ok(()) } else { Err(Failure::BadRequest) }
+}
+
+/// hyper does not look for `close` in a line with bytes of another character set.
+fn plain_connection(headers: &HeaderMap) -> Result<(), Failure> {
+    let is_plain = |line: &HeaderValue| line.to_str().is_ok();
+    if headers.get_all(CONNECTION).iter().all(is_plain) { Ok(()) } else { Err(Failure::BadRequest) }
 }
 
 fn one_host(head: &mut Parts, local: SocketAddr) -> Result<(), Failure> {

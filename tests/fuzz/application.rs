@@ -167,7 +167,10 @@ fn differ(sent: &Request, got: &Request) -> Option<(Kind, String)> {
         before.remove(name.as_str());
     }
     // Some applications take other letters in a name for the same.
-    let ours = |name: &str| OURS.contains(&name.replace(['_', '.'], "-").as_str());
+    let ours = |name: &str| {
+        let dashed = name.replace(['_', '.'], "-");
+        OURS.contains(&dashed.as_str()) || dashed != name && dashed.starts_with("x-forwarded-")
+    };
     before.retain(|name, _| !ours(name));
     after.retain(|name, _| !ours(name));
     if !before.contains_key("x-request-id") {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::application::Kind;
-use crate::mutate::{anywhere, replace};
+use crate::mutate::{anywhere, is_tagged, replace};
 use crate::random::Random;
 use crate::strict::{self, Fields, Request};
 use crate::words::{AUTHORITIES, LISTED, METHODS, SCHEMES, TARGETS};
@@ -30,15 +30,25 @@ pub struct Stream {
 /// The requests of one connection, in the order of their streams.
 pub fn mutant(seed: u64, number: u64) -> Vec<Stream> {
     let mut random = Random::new(seed ^ 2, number);
+    loop {
+        let streams = streams(&mut random, number);
+        // Without its tag nobody could tell whose request it is.
+        if streams.iter().filter_map(Stream::read).all(|request| is_tagged(&request, number)) {
+            return streams;
+        }
+    }
+}
+
+fn streams(random: &mut Random, number: u64) -> Vec<Stream> {
     let streams = 1 + random.below(4);
     let changed = random.below(streams);
     (0..streams)
         .map(|place| {
-            let mut stream = plain(&mut random, number, place);
+            let mut stream = plain(random, number, place);
             if place == changed || random.once_in(6) {
                 stream.innocent = false;
                 for _ in 0..1 + random.below(3) {
-                    stream.change(&mut random, number);
+                    stream.change(random, number);
                 }
             }
             stream
@@ -148,19 +158,23 @@ impl Stream {
             }
         }
         fields.extend(cookies.map(|value| ("cookie".to_owned(), value)));
-        let mut trailers = Fields::new();
-        for (name, value) in self.trailers.iter().flatten() {
-            trailers.push(field(name, value)?);
-        }
-        let body = self.data.concat();
+        // What is wrong behind the head shows when the head has gone on already. Then trailers are left out...
+        let trailers: Option<Fields> = self.trailers.iter().flatten().map(|(name, value)| field(name, value)).collect();
+        let trailers = trailers.unwrap_or_default();
+        let mut body = self.data.concat();
         let mut lengths = fields.iter().filter(|field| field.0 == "content-length").map(|field| &field.1);
-        if let Some(length) = lengths.next()
-            && (lengths.next().is_some() || strict::number(length, 10) != Some(body.len() as u64))
-        {
-            return None;
+        if let Some(length) = lengths.next() {
+            let length = usize::try_from(strict::number(length, 10)?).ok()?;
+            // ...and a body that is longer than its length has ended with it.
+            if lengths.next().is_some() || length > body.len() {
+                return None;
+            }
+            body.truncate(length);
         }
         pseudo.get(&b"scheme"[..])?;
         let (method, target) = (pseudo.get(&b"method"[..])?, pseudo.get(&b"path"[..])?);
+        // hyper leaves out a fragment before anybody can see it.
+        let target = target.split(|byte| *byte == b'#').next().unwrap_or_default();
         let mut hosts = fields.iter().filter(|field| field.0 == "host").map(|field| &field.1);
         let host = hosts.next();
         let authority = pseudo.get(&b"authority"[..]).copied().or(host)?;
@@ -279,8 +293,9 @@ pub async fn exchange(proxy: SocketAddr, streams: &[Stream], random: &mut Random
     // Whatever became of the connection shows in what comes back.
     let _ = connection.write_all(&out).await;
     let mut answers = vec![(Vec::new(), false, false); streams.len()];
-    let read = read(&mut connection, &mut answers);
-    let quiet = tokio::time::timeout(Duration::from_secs(10), read).await.is_err();
+    let read = tokio::time::timeout(Duration::from_secs(10), read(&mut connection, &mut answers)).await;
+    // A field that hyper cannot even hold ends the connection with all its streams.
+    let (quiet, over) = (read.is_err(), read.unwrap_or(false));
     for (at, (stream, (body, ended, reset))) in streams.iter().zip(&answers).enumerate() {
         let tag =
             stream.read().as_ref().and_then(crate::mutate::tag).map(|(mutant, place)| format!("q{mutant}-{place}"));
@@ -293,7 +308,7 @@ pub async fn exchange(proxy: SocketAddr, streams: &[Stream], random: &mut Random
             return Err((Kind::Harmed, format!("stream {} is neither answered nor reset", 2 * at + 1)));
         }
         let head = stream.list.first().is_some_and(|method| method.1 == b"HEAD");
-        if stream.innocent && (!ended || !own && !head) {
+        if stream.innocent && !over && (!ended || !own && !head) {
             return Err((Kind::Harmed, format!("the innocent stream {} was not answered", 2 * at + 1)));
         }
     }
@@ -319,14 +334,15 @@ fn frames(at: usize, stream: &Stream) -> Vec<Vec<u8>> {
     frames
 }
 
-/// Until every stream has ended, or the connection. Notes of each stream its body, and whether it ended or was reset.
-async fn read(connection: &mut TcpStream, answers: &mut [(Vec<u8>, bool, bool)]) {
-    let mut bytes = Vec::new();
+/// Until every stream has ended, or the connection; whether the proxy said that it ends it because of an error. Notes of
+/// each stream its body, and whether it ended or was reset.
+async fn read(connection: &mut TcpStream, answers: &mut [(Vec<u8>, bool, bool)]) -> bool {
+    let (mut bytes, mut over) = (Vec::new(), false);
     while answers.iter().any(|(_, ended, reset)| !ended && !reset) {
         while bytes.len() < 9 || bytes.len() < 9 + length(&bytes) {
             match connection.read_buf(&mut bytes).await {
                 Ok(read) if read > 0 => {}
-                _ => return,
+                _ => return over,
             }
         }
         let rest = bytes.split_off(9 + length(&bytes));
@@ -337,7 +353,7 @@ async fn read(connection: &mut TcpStream, answers: &mut [(Vec<u8>, bool, bool)])
         match (kind, answer) {
             (SETTINGS, _) if flags & ACK == 0 => frame(&mut reply, SETTINGS, ACK, 0, &[]),
             (PING, _) if flags & ACK == 0 => frame(&mut reply, PING, ACK, 0, payload),
-            (GOAWAY, _) => {}
+            (GOAWAY, _) => over |= payload[4..8] != [0; 4],
             (DATA | HEADERS, Some(answer)) => {
                 if kind == DATA {
                     answer.0.extend_from_slice(payload);
@@ -348,10 +364,11 @@ async fn read(connection: &mut TcpStream, answers: &mut [(Vec<u8>, bool, bool)])
             _ => {}
         }
         if connection.write_all(&reply).await.is_err() {
-            return;
+            return over;
         }
         bytes = rest;
     }
+    over
 }
 
 fn length(frame: &[u8]) -> usize {

@@ -58,6 +58,7 @@ const NEIGHBOUR: u64 = 1 << 40;
 /// What was wrong once: these are the first mutants of every run.
 const FOUND: &[&str] = &[
     include_str!("corpus/found/another-scheme.txt"),
+    include_str!("corpus/found/close-beside-another-alphabet.txt"),
     include_str!("corpus/found/empty-path.txt"),
     include_str!("corpus/found/host-of-a-port.txt"),
     include_str!("corpus/found/host-with-a-strange-port.txt"),

@@ -85,7 +85,7 @@ pub fn tag(request: &strict::Request) -> Option<(u64, u64)> {
     tags(request.target.as_bytes()).next().or_else(by_field).map(|(tag, _)| tag)
 }
 
-fn is_tagged(request: &strict::Request, number: u64) -> bool {
+pub fn is_tagged(request: &strict::Request, number: u64) -> bool {
     // Unless `connection` names the field with the tag, which is the end of it.
     let lasting = tags(request.target.as_bytes()).next().is_some()
         || request.values("connection").all(|line| find(line, b"ag").is_none());

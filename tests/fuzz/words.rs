@@ -359,6 +359,7 @@ pub const LISTED: &[(&[u8], &[u8])] = &[
     (b"x-a", b""),
     (b"x-a\r\nx-b", b"c"),
     (b"x-a:", b"b"),
+    (b"x-a\"", b"b"),
     (b"x-a: b\r\nx-c", b"d"),
     (b"", b"a"),
     (b"x a", b"b"),
