@@ -2,7 +2,7 @@
 //! The frames themselves are in order: what is wrong with a request is that request's affair, and its neighbours on the
 //! same connection get their answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::application::Kind;
-use crate::mutate::{anywhere, is_tagged, replace};
+use crate::mutate::{anywhere, is_tagged, replace, tag};
 use crate::random::Random;
 use crate::strict::{self, Fields, Request};
 use crate::words::{AUTHORITIES, LISTED, METHODS, SCHEMES, TARGETS};
@@ -32,8 +32,10 @@ pub fn mutant(seed: u64, number: u64) -> Vec<Stream> {
     let mut random = Random::new(seed ^ 2, number);
     loop {
         let streams = streams(&mut random, number);
-        // Without its tag nobody could tell whose request it is.
-        if streams.iter().filter_map(Stream::read).all(|request| is_tagged(&request, number)) {
+        let requests: Vec<_> = streams.iter().filter_map(Stream::read).collect();
+        // Without its own tag nobody could tell which request it is.
+        let tags: HashSet<_> = requests.iter().map(tag).collect();
+        if tags.len() == requests.len() && requests.iter().all(|request| is_tagged(request, number)) {
             return streams;
         }
     }
@@ -297,8 +299,7 @@ pub async fn exchange(proxy: SocketAddr, streams: &[Stream], random: &mut Random
     // A field that hyper cannot even hold ends the connection with all its streams.
     let (quiet, over) = (read.is_err(), read.unwrap_or(false));
     for (at, (stream, (body, ended, reset))) in streams.iter().zip(&answers).enumerate() {
-        let tag =
-            stream.read().as_ref().and_then(crate::mutate::tag).map(|(mutant, place)| format!("q{mutant}-{place}"));
+        let tag = stream.read().as_ref().and_then(tag).map(|(mutant, place)| format!("q{mutant}-{place}"));
         let own = tag.as_ref().is_some_and(|tag| body.starts_with(tag.as_bytes()));
         let refused = body.is_empty() || body.starts_with(b"splitway: ");
         if !own && !refused {
