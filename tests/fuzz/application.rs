@@ -169,7 +169,8 @@ fn differ(sent: &Request, got: &Request) -> Option<(Kind, String)> {
     // Some applications take other letters in a name for the same.
     let ours = |name: &str| {
         let dashed = name.replace(['_', '.'], "-");
-        OURS.contains(&dashed.as_str()) || dashed != name && dashed.starts_with("x-forwarded-")
+        OURS.contains(&dashed.as_str())
+            || dashed != name && OTHER_SPELLINGS.iter().any(|start| dashed.starts_with(start))
     };
     before.retain(|name, _| !ours(name));
     after.retain(|name, _| !ours(name));
@@ -224,6 +225,9 @@ const OURS: [&str; 19] = [
     "http2-settings",
     "trailer",
 ];
+
+/// Beginnings of names that the proxy writes, of which other spellings are dropped.
+const OTHER_SPELLINGS: [&str; 3] = ["x-forwarded-", "splitway-", "x-request-id"];
 
 const KEPT_THOUGH_NAMED: [&str; 5] = ["x-request-id", "splitway-version", "splitway-role", "baggage", "close"];
 
