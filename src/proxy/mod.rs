@@ -45,6 +45,7 @@ mod wire;
 mod worker;
 
 pub use error::{Again, Failure, Side};
+pub use headers::RequestHead;
 pub use worker::{Bound, Running, Stage, bind};
 
 use std::net::SocketAddr;
