@@ -15,6 +15,7 @@
 //! * `exchange`: an answer whose body is still to come, and its connection;
 //! * `pool`: the connections to one endpoint; `dial` opens one, `wire` is one in HTTP/1, `shared` one in HTTP/2;
 //! * `body`: bodies on their way through, and what is counted when they end;
+//! * `grpc`: what a proxy has to know of it;
 //! * `strict`: a reader of HTTP/1 ahead of hyper, which refuses what hyper would let through;
 //! * `socket`: bytes in clear or through TLS, and how they leave cheaply;
 //! * `connection`: one client connection: what it speaks, and its end;
@@ -30,6 +31,7 @@ mod dial;
 mod eject;
 mod error;
 mod exchange;
+mod grpc;
 mod headers;
 mod mirror;
 mod pool;

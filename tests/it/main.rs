@@ -19,6 +19,7 @@ mod drain;
 mod failure;
 mod faults;
 mod follow;
+mod grpc;
 mod headers;
 mod metrics;
 mod mirror;
