@@ -108,6 +108,7 @@ impl Bound {
         let (status, status_view) = tokio::sync::watch::channel(control::Status::default());
         let proxy = self.proxy.run(&live, &metrics)?;
         let readiness = admin::Readiness::new(live.clone());
+        tokio::spawn(metrics::notice::run(Arc::downgrade(&metrics)));
         tokio::spawn(control::run(observations, publisher, self.identity, metrics.clone(), status));
         let admin = self.admin.map(|admin| {
             let context = admin::Context {

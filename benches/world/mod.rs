@@ -51,6 +51,7 @@ pub fn routing(routes: usize, sticky: bool) -> Routing {
             Action::Send(version(Role::Canary))
         },
         count: true,
+        timeouts: None,
     };
     Routing {
         backends: vec![backend(Role::Stable, 9001), backend(Role::Canary, 9002)],
@@ -79,6 +80,7 @@ pub fn mirroring(routes: usize) -> Snapshot {
         matches: vec![Match { path: Some(PathMatch::prefix("/cart")), ..Match::default() }],
         action: Action::Mirror { to: VersionHash::new("canary"), share: Share::new(5, 100).unwrap() },
         count: true,
+        timeouts: None,
     });
     Snapshot::build(routing, &identity(), None).unwrap()
 }

@@ -781,6 +781,7 @@ mod tests {
             matches: vec![header_match.clone()],
             action,
             count: name != "half",
+            timeouts: None,
         };
         routing.routes = vec![
             route("testers", Action::Send(canary.clone())),
@@ -889,6 +890,7 @@ mod tests {
             matches: vec![Match { cookies, ..Match::default() }],
             action: Action::Send(VersionHash::new("canary")),
             count: true,
+            timeouts: None,
         }];
         made_up::publish_routing(&mut served.publisher, routing);
         let answer = served.get_json("/explain?method=POST&path=/shop?x=1&cookie=team=qa-1&header=x-user:42");

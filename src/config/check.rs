@@ -14,13 +14,14 @@ use super::name::{BackendName, Expression};
 use super::problem::{At, Complaint, Problems, closest, quoted};
 use super::read::Field;
 use super::written::{
-    Backend, Conditions, Cookie, File, KeySource, Match, Mirror, PathMatch, Route, Sticky, ValueMatch, Weights,
+    Backend, Conditions, Cookie, File, KeySource, Match, Mirror, PathMatch, Route, RouteTimeouts, Sticky, ValueMatch,
+    Weights,
 };
 use super::{Beside, Config, Log, LogFormat, Replica, What};
 use crate::proxy::{self, Listener};
 use crate::route::bucket::{self, BucketCookie, SameSite};
 use crate::route::matches::{self, Match as Meant};
-use crate::route::policy::{Limits, Mirroring, Policy, Retry, Timeouts};
+use crate::route::policy::{Limits, Mirroring, Outliers, Policy, Retry, Timeouts};
 use crate::route::weight::{self, SumError};
 use crate::route::{self, Action, Override, PortName, Role, RouteName, Share, Shares, SharesError, VersionHash};
 use crate::source::{Declared, DeclaredBackend, Overlay};
@@ -65,6 +66,7 @@ pub(super) fn check(file: &File, folder: &Path, beside: &mut Beside, problems: &
         }
     };
     let routes = checking.routes(file);
+    checking.outliers(file);
     let sticky = file.sticky.get().map(|sticky| checking.sticky(sticky));
     let replica = checking.replica(file);
     if !checking.problems.is_empty() {
@@ -323,6 +325,7 @@ impl Checking<'_> {
 
     fn routes(&mut self, file: &File) -> Vec<route::Route> {
         let mut names: HashMap<String, At> = HashMap::new();
+        let of_all = timeouts(file, Timeouts::default());
         let mut routes = Vec::new();
         for written in file.routes.get().iter().flat_map(|list| &list.0) {
             if let Some(name) = written.name.get()
@@ -332,12 +335,13 @@ impl Checking<'_> {
                 let complaint = complaint.also(&earlier, "the first one");
                 self.problems.add(&name.at, complaint.help("give each route its own name"));
             }
-            routes.extend(self.route(written));
+            routes.extend(self.route(written, &of_all));
         }
         routes
     }
 
-    fn route(&mut self, written: &Route) -> Option<route::Route> {
+    /// `of_all`: the timeouts of requests that no route has bounds for.
+    fn route(&mut self, written: &Route, of_all: &Timeouts) -> Option<route::Route> {
         let fields = [
             ("backend", !written.backend.is_absent()),
             ("split", !written.split.is_absent()),
@@ -355,12 +359,30 @@ impl Checking<'_> {
             let complaint = complaint.also(&mirror.at, "the mirror");
             self.complain(&count.at, complaint.help("leave out `count`; the copies are counted apart in any case"));
         }
+        if let (Some(timeouts), Some(mirror)) = (written.timeouts.get(), written.mirror.get()) {
+            let complaint = Complaint::new("a mirror's requests follow the split, and so have the timeouts of all");
+            let complaint = complaint.also(&mirror.at, "the mirror");
+            self.complain(
+                &timeouts.at,
+                complaint.help("leave out `timeouts`; copies have `timeout` in the file's `mirror`"),
+            );
+        }
+        if let Some(timeouts) = written.timeouts.get()
+            && timeouts.connect.is_absent()
+            && timeouts.first_byte.is_absent()
+            && timeouts.between_bytes.is_absent()
+            && timeouts.request.is_absent()
+        {
+            let complaint = Complaint::expected("at least one timeout", "none");
+            self.complain(&timeouts.at, complaint.help("add `request: 5s`, or leave out `timeouts`"));
+        }
         let matches = written.matches.get().iter().flat_map(|list| &list.0).map(|one| self.match_(one)).collect();
         Some(route::Route {
             name: RouteName::new(&written.name.value()?),
             matches,
             action: backend.or(split).or(mirror)?,
             count: written.count.or(true),
+            timeouts: written.timeouts.get().map(|timeouts| own_timeouts(timeouts, of_all)),
         })
     }
 
@@ -519,6 +541,20 @@ impl Checking<'_> {
         cookie
     }
 
+    fn outliers(&mut self, file: &File) {
+        let meant = outliers(file, Outliers::default());
+        let written = file.outliers.get();
+        let leaf = written.and_then(|outliers| outliers.max_time.get().or(outliers.base_time.get()));
+        if let Some(leaf) = leaf
+            && meant.max_time < meant.base_time
+        {
+            let (base, max) = (humantime::format_duration(meant.base_time), humantime::format_duration(meant.max_time));
+            let complaint =
+                Complaint::expected(&format!("a `max-time` of at least `base-time`, {base}"), &max.to_string());
+            self.complain(&leaf.at, complaint.help("the first time out is the shortest one"));
+        }
+    }
+
     fn replica(&mut self, file: &File) -> Option<Replica> {
         let written = file.replica.get()?;
         let (index, of) = (written.index.get()?, written.of.get()?);
@@ -610,6 +646,8 @@ fn policy(file: &File) -> Policy {
         timeouts: timeouts(file, defaults.timeouts),
         limits: limits(file, defaults.limits),
         retry: retry(file, defaults.retry),
+        outliers: outliers(file, defaults.outliers),
+        slow_start: file.slow_start.or(defaults.slow_start),
         mirror: mirroring(file, defaults.mirror),
         trusted_proxies: file.trusted_proxies.get().iter().flat_map(|list| &list.0).map(|leaf| leaf.value).collect(),
         tell_upstream: file.tell_upstream.or(defaults.tell_upstream),
@@ -624,9 +662,22 @@ fn timeouts(file: &File, defaults: Timeouts) -> Timeouts {
         handshake: written.handshake.or(defaults.handshake),
         head: written.head.or(defaults.head),
         first_byte: written.first_byte.or(defaults.first_byte),
+        between_bytes: written.between_bytes.or(defaults.between_bytes),
         request: written.request.or(defaults.request),
         idle: written.idle.or(defaults.idle),
         upstream_idle: written.upstream_idle.or(defaults.upstream_idle),
+        queue: written.queue.or(defaults.queue),
+    }
+}
+
+/// What a route does not say is as it is for all.
+fn own_timeouts(written: &RouteTimeouts, of_all: &Timeouts) -> Timeouts {
+    Timeouts {
+        connect: written.connect.or(of_all.connect),
+        first_byte: written.first_byte.or(of_all.first_byte),
+        between_bytes: written.between_bytes.or(of_all.between_bytes),
+        request: written.request.or(of_all.request),
+        ..of_all.clone()
     }
 }
 
@@ -643,6 +694,11 @@ fn limits(file: &File, defaults: Limits) -> Limits {
             .upstream_idle_connections
             .value()
             .map_or(defaults.upstream_idle_connections, |count| count as usize),
+        endpoint_requests: written
+            .endpoint_requests
+            .value()
+            .map_or(defaults.endpoint_requests, |most| most.map(|most| most as u32)),
+        queue: written.queue.value().map_or(defaults.queue, |count| count as usize),
     }
 }
 
@@ -661,5 +717,18 @@ fn retry(file: &File, defaults: Retry) -> Retry {
     Retry {
         tries: written.tries.value().map_or(defaults.tries, |tries| tries as u32),
         other_version: written.other_version.or(defaults.other_version),
+        budget: written.budget.or(defaults.budget),
+        budget_min: written.budget_min.value().map_or(defaults.budget_min, |least| least as u32),
+    }
+}
+
+fn outliers(file: &File, defaults: Outliers) -> Outliers {
+    let Some(written) = file.outliers.get() else { return defaults };
+    let count = |most: Option<u64>| most.map(|most| most as u32);
+    Outliers {
+        connect_failures: written.connect_failures.value().map_or(defaults.connect_failures, count),
+        server_errors: written.server_errors.value().map_or(defaults.server_errors, count),
+        base_time: written.base_time.or(defaults.base_time),
+        max_time: written.max_time.or(defaults.max_time),
     }
 }

@@ -193,12 +193,16 @@ impl<K: Kind> Kind for OrNone<K> {
     fn parse(text: &str, plain: bool) -> Result<Self::Value, Complaint> {
         match text {
             "none" => Ok(None),
-            _ => K::parse(text, plain).map(Some),
+            _ => K::parse(text, plain).map(Some).map_err(|complaint| complaint.note("`none` is possible, too")),
         }
     }
 
     fn schema() -> Schema {
         json_schema!({ "anyOf": [K::schema(), { "const": "none" }] })
+    }
+
+    fn print<'a>(value: &Self::Value, text: &'a str) -> Printed<'a> {
+        value.as_ref().map_or(Printed::Text(text.into()), |value| K::print(value, text))
     }
 }
 

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
+use crate::route::policy::{Outliers, Retry, Timeouts};
 use crate::route::{Action, Role, Share, weight};
 
 const GOOD: [&str; 3] = ["examples/splitway.yaml", "examples/full.yaml", "examples/probes.yaml"];
@@ -240,6 +241,35 @@ fn a_mirror_copies_everything_unless_it_says_how_much() {
         declared(&good(&format!("{MINIMAL}mirror: {{ shadow-host: false, concurrency: 0, buffer: 1MiB }}"))).policy;
     assert_eq!((policy.mirror.shadow_host, policy.mirror.concurrency, policy.mirror.buffer), (false, 0, 1 << 20));
     assert_eq!(policy.mirror.timeout, std::time::Duration::from_secs(60));
+}
+
+#[test]
+fn what_is_written_about_faults_is_what_is_meant() {
+    let seconds = std::time::Duration::from_secs;
+    let text = "timeouts: { between-bytes: none, queue: 2s, first-byte: 9s, request: 8s }\n\
+                limits: { endpoint-requests: 100, queue: 7 }\n\
+                retry: { tries: 2, other-version: false, budget: 12.5, budget-min: 0 }\n\
+                outliers: { connect-failures: none, server-errors: 6, base-time: 4s, max-time: 1h }\n\
+                slow-start: 30s\n\
+                routes:\n\
+                - { name: a, match: [{ path: { exact: /a } }], backend: stable }\n\
+                - { name: b, match: [{ path: { exact: /b } }], backend: stable, timeouts: { request: none, connect: 3s } }\n";
+    let declared = declared(&good(&format!("{MINIMAL}{text}")));
+    let policy = declared.policy;
+    let Timeouts { between_bytes, queue, first_byte, request, .. } = policy.timeouts;
+    assert_eq!((between_bytes, queue, first_byte, request), (None, seconds(2), seconds(9), Some(seconds(8))));
+    assert_eq!((policy.limits.endpoint_requests, policy.limits.queue), (Some(100), 7));
+    let budget = Share::new(125_000, 1_000_000).unwrap();
+    let Retry { tries, other_version, budget: found, budget_min } = policy.retry;
+    assert_eq!((tries, other_version, budget_min), (2, false, 0));
+    assert_eq!(found.weight() * budget.total() / found.total(), budget.weight());
+    let outliers =
+        Outliers { connect_failures: None, server_errors: Some(6), base_time: seconds(4), max_time: seconds(3600) };
+    assert_eq!((policy.outliers, policy.slow_start), (outliers, Some(seconds(30))));
+    assert_eq!(declared.routes[0].timeouts, None);
+    // What the route leaves out is as it is for all.
+    let own = Timeouts { request: None, connect: seconds(3), ..policy.timeouts };
+    assert_eq!(declared.routes[1].timeouts, Some(own));
 }
 
 #[test]

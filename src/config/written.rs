@@ -63,6 +63,11 @@ written! {
             "limits" limits: Limits;
             /// What to do about requests that could not be sent.
             "retry" retry: Retry;
+            /// Which endpoints are left out for a while, because they fail again and again.
+            "outliers" outliers: Outliers;
+            /// How long a new endpoint's share of its version's requests grows to that of the others, from 1 ms to one
+            /// day, or `none`: it has its full share at once.
+            "slow-start" slow_start: Leaf<OrNone<Wait>> = "none";
             /// What copies of requests may take, for routes that are mirrors.
             "mirror" mirror: Mirroring;
             /// Looking up the names of endpoints.
@@ -202,6 +207,8 @@ written! {
             "mirror" mirror: Mirror;
             /// `false` keeps these requests out of shares and error rates: for probes and bots.
             "count" count: Leaf<Switch> = true;
+            /// These requests' own bounds on waiting. Default: those of all requests.
+            "timeouts" timeouts: RouteTimeouts;
         }
     }
 
@@ -339,12 +346,32 @@ written! {
             /// From the last byte that came of the request to the head of its answer. Then 504; or 408, if the
             /// request's body has stopped coming.
             "first-byte" first_byte: Leaf<Wait> = "60s";
+            /// From one byte of an answer's body to the next, while nothing comes of the request's body either, or `none`.
+            /// Then the answer is cut.
+            "between-bytes" between_bytes: Leaf<OrNone<Wait>> = "5m";
             /// From the request's head to the last byte of its answer, or `none`. Then 504, or a cut answer.
             "request" request: Leaf<OrNone<Wait>> = "none";
+            /// In the queue of a busy endpoint, see `limits.endpoint-requests`. Then 503.
+            "queue" queue: Leaf<Wait> = "1s";
             /// A client's connection without a request, or that takes no more of its answer. Then it is closed.
             "idle" idle: Leaf<Wait> = "75s";
             /// A connection to an endpoint without a request. Then it is closed.
             "upstream-idle" upstream_idle: Leaf<Wait> = "30s";
+        }
+    }
+
+    /// Bounds on waiting, of the requests of one route: the fields of `timeouts` that are about a single request.
+    #[schemars(extend("minProperties" = 1))]
+    RouteTimeouts {
+        optional {
+            /// For a TCP connection to an endpoint.
+            "connect" connect: Leaf<Wait>;
+            /// From the last byte that came of the request to the head of its answer.
+            "first-byte" first_byte: Leaf<Wait>;
+            /// From one byte of an answer's body to the next, or `none`.
+            "between-bytes" between_bytes: Leaf<OrNone<Wait>>;
+            /// From the request's head to the last byte of its answer, or `none`.
+            "request" request: Leaf<OrNone<Wait>>;
         }
     }
 
@@ -365,6 +392,10 @@ written! {
             "streams" streams: Leaf<Count<1, 10_000>> = 100;
             /// Connections kept open without a request, per endpoint and worker, up to 100000.
             "upstream-idle-connections" upstream_idle_connections: Leaf<Count<0, 100_000>> = 256;
+            /// Requests at once on one endpoint, over all workers, from 1 to 100000, or `none`. Beyond: they queue.
+            "endpoint-requests" endpoint_requests: Leaf<OrNone<Count<1, 100_000>>> = "none";
+            /// Requests that wait for one busy endpoint, first come first served, up to 100000. Beyond: 503.
+            "queue" queue: Leaf<Count<0, 100_000>> = 16;
         }
     }
 
@@ -373,8 +404,29 @@ written! {
         optional {
             /// Tries after the first one, from 0 to 10: other endpoints of the version, then one of another version.
             "tries" tries: Leaf<Count<0, 10>> = 3;
-            /// Whether another version may answer when the decided one cannot be reached.
+            /// Whether another version may answer when the decided one cannot be reached. It is the last resort.
             "other-version" other_version: Leaf<Switch> = true;
+            /// The part of a version's requests, in per cent, that may be sent a second time although bytes of the first
+            /// may have arrived (GET and the like only). Per worker, over the last 10 s.
+            "budget" budget: Leaf<Percent> = 20;
+            /// So many of them are sent a second time in any case, up to 1000.
+            "budget-min" budget_min: Leaf<Count<0, 1000>> = 3;
+        }
+    }
+
+    /// An endpoint that fails so often in a row is left out for a while, by each worker for itself; but never more than
+    /// half of a version's endpoints. Then a single request tries it.
+    Outliers {
+        optional {
+            /// Failures in a row to connect to it, from 1 to 1000, or `none`.
+            "connect-failures" connect_failures: Leaf<OrNone<Count<1, 1000>>> = 5;
+            /// Answers of 5xx in a row, or failures to answer at all, from 1 to 1000, or `none`. Off by default, so that
+            /// a bad version shows all of its errors to those who judge it.
+            "server-errors" server_errors: Leaf<OrNone<Count<1, 1000>>> = "none";
+            /// How long the first time, from 1 ms to one day; twice as long each further time. Give or take a quarter.
+            "base-time" base_time: Leaf<Wait> = "10s";
+            /// How long at most.
+            "max-time" max_time: Leaf<Wait> = "5m";
         }
     }
 

@@ -282,5 +282,5 @@ fn route(managed: &ManagedRoute, canary: &VersionHash) -> Route {
             (name, matches, Action::Mirror { to: canary.clone(), share: Share::percent(*percentage) })
         }
     };
-    Route { name: name.clone(), matches: matches.clone(), action, count: true }
+    Route { name: name.clone(), matches: matches.clone(), action, count: true, timeouts: None }
 }

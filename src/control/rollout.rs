@@ -16,8 +16,7 @@ mod intent;
 mod managed;
 mod object;
 
-pub(super) use annotation::Reading;
-pub use annotation::{Finer, ROUTES};
+pub use annotation::{Finer, ROUTES, Reading};
 pub(super) use intent::shares;
 pub use intent::{Intent, Pair, Wanted, intent};
 pub use managed::{HeaderList, Managed, ManagedRoute, Mirror, managed_routes};

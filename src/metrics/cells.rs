@@ -364,6 +364,17 @@ pub struct VersionCells {
     pub failures: [Cell; Failure::ALL.len()],
     /// Tries after a failed one.
     pub retries: Cell,
+    /// Requests that were not sent again, because the budget was used up.
+    pub retries_withheld: Cell,
+    /// Requests of this version that another one answered, because this one could not be reached.
+    pub stood_in_for: Cell,
+    /// Endpoints that are left out now. Told by the tick.
+    pub endpoints_out: Cell,
+    pub endpoints_put_out: Cell,
+    /// Endpoints whose trial went well.
+    pub endpoints_returned: Cell,
+    /// Requests that wait for a place before a busy endpoint.
+    pub queued: Gauge,
     pub connections: Gauge,
     pub connections_opened: Cell,
     /// Copies of mirrored requests that went to this version. They are in nothing above but the connections.

@@ -15,6 +15,7 @@
 //! * `api`: what following a Rollout counts;
 //! * `scraped`: who read them last;
 //! * `account`: what the exact split was asked for and what it gave;
+//! * `notice`: the log lines about versions that get worse;
 //! * `families`: every metric by name, with its help, type, labels and where its numbers come from;
 //! * `text`: the two formats in which they are written.
 
@@ -22,6 +23,7 @@ mod account;
 mod api;
 pub mod cells;
 pub mod families;
+pub mod notice;
 mod scraped;
 pub mod text;
 mod totals;

@@ -37,6 +37,12 @@ pub struct VersionTotals {
     pub split: u64,
     pub failures: [u64; Failure::ALL.len()],
     pub retries: u64,
+    pub retries_withheld: u64,
+    pub stood_in_for: u64,
+    pub endpoints_out: u64,
+    pub endpoints_put_out: u64,
+    pub endpoints_returned: u64,
+    pub queued: i64,
     pub connections: i64,
     pub connections_opened: u64,
     /// Copies of mirrored requests by label, in a fixed order.
@@ -116,6 +122,12 @@ impl VersionTotals {
             split: 0,
             failures: Default::default(),
             retries: 0,
+            retries_withheld: 0,
+            stood_in_for: 0,
+            endpoints_out: 0,
+            endpoints_put_out: 0,
+            endpoints_returned: 0,
+            queued: 0,
             connections: 0,
             connections_opened: 0,
             copies: Vec::new(),
@@ -137,6 +149,12 @@ impl VersionTotals {
                 *sum += cell.get();
             }
             all.retries += cells.retries.get();
+            all.retries_withheld += cells.retries_withheld.get();
+            all.stood_in_for += cells.stood_in_for.get();
+            all.endpoints_out += cells.endpoints_out.get();
+            all.endpoints_put_out += cells.endpoints_put_out.get();
+            all.endpoints_returned += cells.endpoints_returned.get();
+            all.queued += cells.queued.get();
             all.connections += cells.connections.get();
             all.connections_opened += cells.connections_opened.get();
             cells.copies.each(|labels, count| *copies.entry(labels).or_default() += count);

@@ -8,10 +8,12 @@ use http_body::Body;
 
 use super::Failure;
 use super::body::{Account, RequestBody, Upload};
+use super::eject::Seen;
 use super::error::Again;
 use super::exchange::Exchange;
 use super::headers;
 use super::state::State;
+use super::upstream::{Chosen, Note};
 use super::wire::Failed;
 use super::worker::{Aligned, Worker};
 use crate::route::Decision;
@@ -29,44 +31,77 @@ pub async fn send(
     account: &mut Account,
 ) -> Result<Response<Exchange>, Failure> {
     let policy = live.snapshot.policy();
+    let decided = &live.targets[decision.backend];
+    decided.upstream.budget.count();
     let mut backend = decision.backend;
     let mut tries_left = policy.retry.tries;
     let mut failed: Vec<SocketAddr> = Vec::new();
     let mut last = Failure::NoEndpoint;
+    let mut sent_twice = false;
     let mut stale_seen = false;
     loop {
         let target = &live.targets[backend];
-        let Some(endpoint) = target.upstream.choose(worker.random(), &failed) else {
-            if last == Failure::NoEndpoint {
-                target.cells.failures[last as usize].add(1);
-            }
-            match other_version(live, backend, decision.backend) {
-                Some(other) if policy.retry.other_version => {
+        let other = || if policy.retry.other_version { other_version(live, backend, decision.backend) } else { None };
+        // Of several tries the last one belongs to the other version, if there is one.
+        let is_last = tries_left == 0 && policy.retry.tries > 1 && !failed.is_empty();
+        let chosen =
+            if is_last && other().is_some() { None } else { target.upstream.choose_or_try(worker.random(), &failed) };
+        let chosen = match chosen {
+            Some(chosen) => chosen,
+            None => {
+                if last == Failure::NoEndpoint {
+                    target.cells.failures[last as usize].add(1);
+                }
+                if let Some(other) = other() {
                     backend = other;
                     account.stood_in(&live.targets[other]);
                     continue;
                 }
-                _ => return Err(last),
+                // Rather one that is out than nobody.
+                let Some(endpoint) = target.upstream.choose_out(&failed) else { return Err(last) };
+                Chosen { endpoint, trial: None }
             }
         };
+        let Chosen { endpoint, trial } = chosen;
         if policy.tell_upstream {
             headers::tell(request.headers_mut(), target);
         }
         // Only there can a request that was given away come back unread.
         let shared = target.transport.protocol != Protocol::Http1;
-        let spare = if tries_left > 0 { spare(&request, shared) } else { None };
-        match endpoint.send(request, target, policy, Some(state)).await {
-            Ok(answer) => return Ok(answer),
+        let spare = if tries_left > 0 { spare(&request, shared, !sent_twice) } else { None };
+        let outcome = endpoint.send(request, target, policy, Some(state)).await;
+        let note = Note { rules: &policy.outliers, cells: &target.cells };
+        match outcome {
+            Ok(answer) => {
+                let seen = if answer.status().is_server_error() { Seen::ServerError } else { Seen::Answer };
+                target.upstream.saw(&endpoint, trial, seen, || worker.random(), note);
+                if backend != decision.backend {
+                    decided.cells.stood_in_for.add(1);
+                }
+                return Ok(answer);
+            }
             Err(Failed { failure, request: unsent }) => {
                 // A body that broke on the client's side is not the application's fault.
                 let failure = upload.and_then(|upload| upload.failure.get()).unwrap_or(failure);
+                if let Some(seen) = Seen::in_failure(failure) {
+                    target.upstream.saw(&endpoint, trial, seen, || worker.random(), note);
+                }
                 target.cells.failures[failure as usize].add(1);
                 last = failure;
                 let again = match failure.again() {
-                    // Nobody has looked at it, even where it was given away already.
-                    Again::Unsent => unsent.or(spare),
-                    Again::IfIdempotent => unsent.or(spare.filter(|spare| is_idempotent(spare.method()))),
                     Again::Never => None,
+                    Again::Unsent | Again::IfIdempotent if unsent.is_some() => unsent,
+                    // Nobody has looked at it, even where it was given away already.
+                    Again::Unsent => spare,
+                    // Bytes of it may have arrived: once, and within the budget.
+                    Again::IfIdempotent => spare.filter(|spare| {
+                        if !is_idempotent(spare.method()) || sent_twice {
+                            return false;
+                        }
+                        sent_twice = target.upstream.budget.take(policy.retry.budget, policy.retry.budget_min);
+                        target.cells.retries_withheld.add(u64::from(!sent_twice));
+                        sent_twice
+                    }),
                 };
                 let Some(again) = again.filter(|_| tries_left > 0) else { return Err(failure) };
                 request = again;
@@ -89,9 +124,9 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 
-/// A copy to send again, of a request without a body that may have to be.
-fn spare(request: &Request<RequestBody>, shared: bool) -> Option<Request<RequestBody>> {
-    ((shared || is_idempotent(request.method())) && request.body().is_end_stream()).then(|| {
+/// A copy to send again, of a request without a body: if it may come back unread, or be done twice.
+fn spare(request: &Request<RequestBody>, shared: bool, twice: bool) -> Option<Request<RequestBody>> {
+    ((shared || (twice && is_idempotent(request.method()))) && request.body().is_end_stream()).then(|| {
         let mut spare = Request::new(RequestBody::empty());
         *spare.method_mut() = request.method().clone();
         *spare.uri_mut() = request.uri().clone();

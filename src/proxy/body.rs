@@ -263,6 +263,10 @@ impl Account {
         self.labels.reason = Reason::Fallback;
     }
 
+    pub fn is_stood_in(&self) -> bool {
+        self.labels.reason == Reason::Fallback
+    }
+
     /// The head of the answer is there.
     pub fn answered(&mut self, status: StatusCode, failure: Option<Failure>) {
         self.labels.code = status.as_u16();
@@ -348,6 +352,9 @@ impl Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let frame = self.next(cx);
         let account = &self.account;
+        if frame.is_ready() {
+            account.state.answer_moves(account.worker.now());
+        }
         if account.state.is_stream() {
             // hyper asks for the next frame when the client's window has taken this one.
             account.state.takes(!matches!(frame, Poll::Ready(Some(Ok(_)))), account.worker.now());

@@ -26,6 +26,7 @@ pub async fn dial(
     bound: std::time::Duration,
     client: Option<&State>,
 ) -> Result<Socket, Failure> {
+    let bound = client.and_then(State::connect_bound).unwrap_or(bound);
     let mut dialing = pin!(tokio::time::timeout(bound, open(address, target.transport.tls.as_ref())));
     let stream = std::future::poll_fn(|cx| {
         if let Some(failure) = client.and_then(State::expired) {

@@ -43,6 +43,11 @@ pub enum Failure {
     ClientGone,
     /// No further byte of the body came within `timeouts.first-byte`.
     BodyTimeout,
+    /// No further byte of the answer came within `timeouts.between-bytes`.
+    IdleTimeout,
+    /// More requests for an endpoint than `limits.endpoint-requests` and `limits.queue`, or longer in the queue than
+    /// `timeouts.queue`.
+    Overflow,
     /// The handshake of TLS with an endpoint has failed: its certificate is not trusted, or it does not speak what it should.
     UpstreamTls,
     /// An HTTP/2 endpoint has not looked at the request: it refused the stream, or was about to close the connection.
@@ -74,7 +79,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 23] = [
+    pub const ALL: [Failure; 25] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -93,6 +98,8 @@ impl Failure {
         Failure::UpstreamCut,
         Failure::ClientGone,
         Failure::BodyTimeout,
+        Failure::IdleTimeout,
+        Failure::Overflow,
         Failure::UpstreamTls,
         Failure::StreamRefused,
         Failure::VersionRefused,
@@ -115,6 +122,11 @@ impl Failure {
 
     pub fn again(self) -> Again {
         self.table().3
+    }
+
+    /// In how many seconds the client may try again, if that is known.
+    pub fn retry_after(self) -> Option<u32> {
+        (self == Failure::Overflow).then_some(1)
     }
 
     /// One sentence for the answer's body.
@@ -237,6 +249,20 @@ impl Failure {
                 Downstream,
                 Never,
                 "the request's body did not arrive in time",
+            ),
+            Failure::IdleTimeout => (
+                "idle_timeout",
+                StatusCode::GATEWAY_TIMEOUT,
+                Upstream,
+                Never,
+                "the application stopped in the middle of its answer",
+            ),
+            Failure::Overflow => (
+                "overflow",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Upstream,
+                Never,
+                "the application has as many requests as its limit allows, try again soon",
             ),
             Failure::UpstreamTls => (
                 "upstream_tls",

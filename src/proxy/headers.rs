@@ -12,7 +12,7 @@
 //!
 //! On the way back the same fields are removed; `version-header` and the bucket cookie are set.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE,
@@ -59,8 +59,10 @@ pub fn check(head: &mut Parts, policy: &Policy, local: SocketAddr) -> Result<(),
     if head.uri.path() == "*" && head.method != Method::OPTIONS {
         return Err(Failure::BadRequest);
     }
-    if head.version == Version::HTTP_2 && head.headers.values().any(|value| has_space_around(value.as_bytes())) {
-        return Err(Failure::BadRequest);
+    if head.version == Version::HTTP_2 {
+        plain_list(head)?;
+    } else {
+        plain_connection(&head.headers)?;
     }
     one_host(head, local)?;
     one_framing(&head.headers)?;
@@ -78,16 +80,26 @@ pub fn check(head: &mut Parts, policy: &Policy, local: SocketAddr) -> Result<(),
     Ok(())
 }
 
-/// Which makes a request of HTTP/2 malformed (9113 section 8.2.1); in HTTP/1 it is no part of the value.
-fn has_space_around(value: &[u8]) -> bool {
-    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    space(value.first()) || space(value.last())
-}
-
 /// How often a request may still be forwarded, if it says so in plain digits (9110 section 7.6.2).
 fn forwards_left(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(MAX_FORWARDS)?.to_str().ok()?;
     value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok()).flatten()
+}
+
+/// What hyper takes in HTTP/2 and HTTP/1 cannot say: a path without its slash, a name that is no token, and a value with
+/// white space around it (9113 sections 8.2.1 and 8.3.1).
+fn plain_list(head: &Parts) -> Result<(), Failure> {
+    let path = head.uri.path_and_query().is_some_and(|target| matches!(target.as_str().as_bytes(), [b'/', ..] | b"*"));
+    let is_plain = |(name, value): (&HeaderName, &HeaderValue)| {
+        !name.as_str().contains('"') && value.as_bytes().trim_ascii().len() == value.len()
+    };
+    if path && head.headers.iter().all(is_plain) { Ok(()) } else { Err(Failure::BadRequest) }
+}
+
+/// hyper does not look for `close` in a line with bytes of another character set.
+fn plain_connection(headers: &HeaderMap) -> Result<(), Failure> {
+    let is_plain = |line: &HeaderValue| line.to_str().is_ok();
+    if headers.get_all(CONNECTION).iter().all(is_plain) { Ok(()) } else { Err(Failure::BadRequest) }
 }
 
 fn one_host(head: &mut Parts, local: SocketAddr) -> Result<(), Failure> {
@@ -116,26 +128,30 @@ fn one_host(head: &mut Parts, local: SocketAddr) -> Result<(), Failure> {
         head.headers.insert(HOST, value);
     }
     if head.uri.scheme().is_some() || head.uri.authority().is_some() {
-        let target = head.uri.path_and_query().cloned().ok_or(Failure::BadRequest)?;
-        head.uri = Uri::from(target);
+        // Without its scheme an empty path, as of `http://host#fragment`, would be written as nothing at all.
+        head.uri = match head.uri.path_and_query().ok_or(Failure::BadRequest)? {
+            root if root.as_str() == "/" => Uri::from_static("/"),
+            target => Uri::from(target.clone()),
+        };
     }
     Ok(())
 }
 
-/// A host with an optional port, no user information (9110 section 4.2.4).
+/// A host with an optional port (RFC 3986 section 3.2), no user information (9110 section 4.2.4). Everything else could be
+/// cut into host and port in several ways.
 fn is_host(host: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'_');
-    match host {
-        [] => false,
-        _ if host.iter().all(plain) && host[0] != b':' => {
-            // At most one colon, with a port behind it.
-            let mut parts = host.splitn(2, |byte| *byte == b':');
-            parts.next();
-            parts.next().is_none_or(|port| port.iter().all(u8::is_ascii_digit))
+    let (name, port) = match host.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
+        _ => (host, &host[host.len()..]),
+    };
+    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let name = match name {
+        [b'[', address @ .., b']'] => {
+            std::str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
         }
-        // An IPv6 address in brackets. Other characters are possible, and used by nobody who means well.
-        _ => host[0] == b'[' && !host.contains(&b'@') && http::uri::Authority::try_from(host).is_ok(),
-    }
+        _ => !name.is_empty() && name.iter().all(in_name),
+    };
+    name && port.iter().all(u8::is_ascii_digit)
 }
 
 /// Where a checked request would have come through TLS.

@@ -6,7 +6,11 @@
 //! * `request`: the life of one request (read this first);
 //! * `headers`: what is checked, removed, added and rewritten;
 //! * `attempt`: which endpoint, of which version, and whether once more;
+//! * `budget`: how often a request may be sent a second time;
 //! * `upstream`: this worker's endpoints of one version; chooses one;
+//! * `eject`: when an endpoint is left out for a while;
+//! * `queue`: places before an endpoint, if it takes so many requests at once and no more (the one thing besides that
+//!   workers share, when it is asked for);
 //! * `mirror`: copies of requests, which may be lost and never slow a client;
 //! * `exchange`: an answer whose body is still to come, and its connection;
 //! * `pool`: the connections to one endpoint; `dial` opens one, `wire` is one in HTTP/1, `shared` one in HTTP/2;
@@ -20,13 +24,16 @@
 
 mod attempt;
 mod body;
+mod budget;
 mod connection;
 mod dial;
+mod eject;
 mod error;
 mod exchange;
 mod headers;
 mod mirror;
 mod pool;
+mod queue;
 mod request;
 mod shared;
 mod socket;
@@ -38,6 +45,7 @@ mod wire;
 mod worker;
 
 pub use error::{Again, Failure, Side};
+pub use headers::RequestHead;
 pub use worker::{Bound, Running, Stage, bind};
 
 use std::net::SocketAddr;

@@ -192,6 +192,10 @@ impl Pool {
         self.shared.borrow_mut().clear();
     }
 
+    pub fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+
     /// Once per tick: closes what is idle too long, and what the endpoint has closed.
     pub fn look(&self, now: Tick, bound: Duration) {
         self.idle.borrow_mut().retain_mut(|idle| !idle.since.is_older(now, bound) && idle.wire.is_alive());

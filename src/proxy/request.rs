@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use http::header::{CONNECTION, CONTENT_TYPE, LOCATION, SET_COOKIE};
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::{Bytes, Incoming};
@@ -83,6 +83,9 @@ async fn route_and_send(
         decided.cells.split.add(1);
     }
     account.decided(decided, decision, live.routes.as_slice());
+    if let Some(own) = decision.route.and_then(|route| live.timeouts[route].as_ref()) {
+        state.bound_by(own.clone());
+    }
 
     headers::to_upstream(&mut head, policy, state, worker.random());
     let mut tee = None;
@@ -110,6 +113,9 @@ async fn route_and_send(
     }
     *answer.version_mut() = Version::HTTP_11;
     headers::to_downstream(answer.headers_mut());
+    if account.is_stood_in() {
+        answer.headers_mut().insert(headers::REASON, HeaderValue::from_static(Reason::Fallback.as_str()));
+    }
     if let Some(name) = &policy.version_header
         && let Some(target) = &account.target
     {
@@ -146,5 +152,8 @@ fn refusal(failure: Failure) -> Response<Result<Exchange, Bytes>> {
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(headers::REASON, HeaderValue::from_static(failure.as_str()));
+    if let Some(seconds) = failure.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     answer
 }

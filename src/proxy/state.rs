@@ -28,7 +28,7 @@ const DRAINING_IDLE: Duration = Duration::from_secs(1);
 const LINGERING: Duration = Duration::from_secs(2);
 
 /// A moment, in ticks since the worker started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(pub u32);
 
 impl Tick {
@@ -113,6 +113,8 @@ pub struct State {
     old: Cell<bool>,
     /// Whether a request has ever come.
     served: Cell<bool>,
+    /// The request's own bounds, if its route has some.
+    own: RefCell<Option<Rc<Timeouts>>>,
     /// The body of the request, if it has one.
     upload: RefCell<Option<Rc<Upload>>>,
     expired: Cell<Option<Failure>>,
@@ -152,6 +154,7 @@ impl State {
             phase: Cell::new(phase),
             since: Cell::new(now),
             request_since: Cell::new(now),
+            own: RefCell::new(None),
             upload: RefCell::new(None),
             expired: Cell::new(None),
             blocked: Cell::new(None),
@@ -246,6 +249,7 @@ impl State {
 
     pub fn request_begins(&self, now: Tick, version: Version, upload: Option<Rc<Upload>>) {
         self.old.set(version == Version::HTTP_10);
+        *self.own.borrow_mut() = None;
         *self.upload.borrow_mut() = upload;
         self.served.set(true);
         self.expired.set(None);
@@ -273,6 +277,21 @@ impl State {
         self.refused.get()
     }
 
+    /// Its route has bounds of its own for this request.
+    pub fn bound_by(&self, own: Rc<Timeouts>) {
+        *self.own.borrow_mut() = Some(own);
+    }
+
+    /// How long a connection to an endpoint may take, if the request's route says so.
+    pub fn connect_bound(&self) -> Option<Duration> {
+        self.own.borrow().as_ref().map(|own| own.connect)
+    }
+
+    /// A piece of the answer's body has come.
+    pub fn answer_moves(&self, now: Tick) {
+        self.since.set(now);
+    }
+
     pub fn answer_begins(&self, now: Tick) {
         self.enter(Phase::Answering, now);
     }
@@ -291,8 +310,8 @@ impl State {
             Phase::Idle => self.enter(Phase::Head, now),
             Phase::Tail if !self.is_uploading() => self.enter(Phase::Head, now),
             // A body that still arrives keeps the application from answering.
-            Phase::Waiting | Phase::Tail => self.since.set(now),
-            Phase::Opening | Phase::Head | Phase::Answering | Phase::Lingering | Phase::Streams => {}
+            Phase::Waiting | Phase::Answering | Phase::Tail => self.since.set(now),
+            Phase::Opening | Phase::Head | Phase::Lingering | Phase::Streams => {}
         }
     }
 
@@ -304,9 +323,20 @@ impl State {
 
     /// Called once per tick. While the worker drains, a connection without a request is not waited for.
     pub fn look(&self, now: Tick, timeouts: &Timeouts, draining: bool) {
+        let own = self.own.borrow();
+        let timeouts = match self.phase.get() {
+            Phase::Waiting | Phase::Answering => own.as_deref().unwrap_or(timeouts),
+            _ => timeouts,
+        };
         let waited = |bound| now.has_passed(self.since.get(), bound);
-        if self.blocked.get().is_some_and(|since| now.has_passed(since, timeouts.idle)) {
-            return self.judge(Verdict::Abort);
+        if let Some(since) = self.blocked.get() {
+            if now.has_passed(since, timeouts.idle) {
+                return self.judge(Verdict::Abort);
+            }
+            // It is the client that is waited for, and nobody asks the application for more.
+            if self.phase.get() == Phase::Answering {
+                self.since.set(now);
+            }
         }
         let arrived = self.upload.borrow().as_ref().is_some_and(|upload| upload.has_moved());
         if self.is_stream && arrived {
@@ -330,6 +360,7 @@ impl State {
             {
                 self.expire(Failure::RequestTimeout)
             }
+            Phase::Answering if timeouts.between_bytes.is_some_and(waited) => self.expire(Failure::IdleTimeout),
             _ => {}
         }
     }

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::connection;
 use super::mirror::Copies;
+use super::queue::Rooms;
 use super::state::{State, TICK, Tick};
 use super::upstream::Upstream;
 use super::{Failure, Listener, Settings};
@@ -92,6 +93,7 @@ impl Bound {
         let (stage, _) = watch::channel(Stage::Serving);
         let open = Arc::new(AtomicUsize::new(0));
         let accepting = Arc::new(AtomicUsize::new(self.sockets.iter().map(Vec::len).sum()));
+        let rooms = Arc::new(Rooms::default());
         let mut threads = Vec::new();
         for (index, sockets) in self.sockets.into_iter().enumerate() {
             let start = Start {
@@ -101,6 +103,7 @@ impl Bound {
                 metrics: metrics.clone(),
                 open: open.clone(),
                 accepting: accepting.clone(),
+                rooms: rooms.clone(),
                 stage: stage.subscribe(),
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run(start))?;
@@ -165,6 +168,7 @@ struct Start {
     metrics: Arc<Metrics>,
     open: Arc<AtomicUsize>,
     accepting: Arc<AtomicUsize>,
+    rooms: Arc<Rooms>,
     stage: watch::Receiver<Stage>,
 }
 
@@ -183,6 +187,7 @@ async fn work(start: Start) {
         cells: start.metrics.proxy(start.index),
         metrics: start.metrics,
         open: start.open,
+        rooms: start.rooms,
         connections: RefCell::default(),
         copies: Copies::default(),
         tick: Cell::new(Tick(0)),
@@ -276,6 +281,8 @@ pub struct Aligned {
     pub targets: Vec<Rc<Target>>,
     /// One label per route of the snapshot.
     pub routes: Vec<u16>,
+    /// The bounds on waiting of each route that has its own.
+    pub timeouts: Vec<Option<Rc<Timeouts>>>,
 }
 
 /// What a worker keeps for one port of the application.
@@ -299,6 +306,8 @@ pub struct Worker {
     pub cells: Arc<ProxyCells>,
     /// Connections of all workers; touched once per connection.
     open: Arc<AtomicUsize>,
+    /// The places before endpoints, of all workers; asked once per change.
+    rooms: Arc<Rooms>,
     connections: RefCell<HashMap<u64, Rc<State>>>,
     /// Copies of mirrored requests on their way.
     pub copies: Copies,
@@ -336,7 +345,7 @@ impl Worker {
             .iter()
             .map(|backend| {
                 let upstream = upstream(&backend.version, &backend.transport).unwrap_or_default();
-                upstream.align(&backend.endpoints);
+                upstream.align(&backend.endpoints, snapshot.policy(), &self.rooms);
                 Rc::new(Target {
                     role: backend.role,
                     version_value: value(backend.version.as_str()),
@@ -350,12 +359,15 @@ impl Worker {
         if let Some(before) = &before {
             for target in &before.targets {
                 if !targets.iter().any(|kept| Rc::ptr_eq(&kept.upstream, &target.upstream)) {
-                    target.upstream.align(&[]);
+                    target.upstream.align(&[], snapshot.policy(), &self.rooms);
                 }
+                // It may have another role now, and is counted there.
+                target.cells.endpoints_out.set(0);
             }
         }
         let routes = snapshot.routes().iter().map(|route| self.metrics.route(&route.name)).collect();
-        *kept.aligned.borrow_mut() = Some(Rc::new(Aligned { snapshot, targets, routes }));
+        let timeouts = snapshot.routes().iter().map(|route| route.timeouts.clone().map(Rc::new)).collect();
+        *kept.aligned.borrow_mut() = Some(Rc::new(Aligned { snapshot, targets, routes, timeouts }));
     }
 
     /// The slow clock: a tenth of a second has passed.
@@ -367,6 +379,7 @@ impl Worker {
             let of_port = live.as_ref().map_or_else(Timeouts::default, |live| live.snapshot.policy().timeouts.clone());
             for target in live.iter().flat_map(|live| &live.targets) {
                 target.upstream.look(self.now(), of_port.upstream_idle);
+                target.cells.endpoints_out.set(target.upstream.out() as u64);
             }
             timeouts.push(of_port);
         }

@@ -38,7 +38,7 @@ use http::header::HeaderName;
 
 use bucket::Sticky;
 use matches::Match;
-use policy::Policy;
+use policy::{Policy, Timeouts};
 use transport::Transport;
 
 /// The largest total that the weights of one split may add up to.
@@ -231,6 +231,8 @@ pub struct Route {
     /// `false` keeps these requests (probes, bots) out of shares and error rates. It means nothing for a mirror: its
     /// requests are the split's, and its copies are counted apart in any case.
     pub count: bool,
+    /// Its requests' own bounds on waiting. They mean nothing for a mirror, whose requests are the split's.
+    pub timeouts: Option<Timeouts>,
 }
 
 /// What a route does. Exactly one thing.

@@ -6,11 +6,16 @@ use std::time::Duration;
 use http::header::HeaderName;
 use ipnet::IpNet;
 
+use super::Share;
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
     pub timeouts: Timeouts,
     pub limits: Limits,
     pub retry: Retry,
+    pub outliers: Outliers,
+    /// How long the share of a new endpoint grows. `None`: it has all of it at once.
+    pub slow_start: Option<Duration>,
     pub mirror: Mirroring,
     /// Peers whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
@@ -32,6 +37,9 @@ pub struct Timeouts {
     /// From the last byte of the request that has come, of its head or its body, to the head of the answer. Then 504;
     /// or 408, if the application has got everything and the client owes the rest of the body.
     pub first_byte: Duration,
+    /// From one byte of an answer's body to the next, while nothing comes of the request's body either. Then the answer is
+    /// cut. `None`: no bound.
+    pub between_bytes: Option<Duration>,
     /// From the request's head to the last byte of its answer. Then 504, or a cut answer. `None`: no bound.
     pub request: Option<Duration>,
     /// A client's connection without a request, or between two pieces of a body that goes on after its answer, or one that
@@ -39,6 +47,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// A connection to an endpoint without a request. Then it is closed.
     pub upstream_idle: Duration,
+    /// In the queue of an endpoint with `limits.endpoint_requests` on it. Then 503.
+    pub queue: Duration,
 }
 
 impl Default for Timeouts {
@@ -48,9 +58,11 @@ impl Default for Timeouts {
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             first_byte: Duration::from_secs(60),
+            between_bytes: Some(Duration::from_secs(300)),
             request: None,
             idle: Duration::from_secs(75),
             upstream_idle: Duration::from_secs(30),
+            queue: Duration::from_secs(1),
         }
     }
 }
@@ -72,6 +84,10 @@ pub struct Limits {
     pub streams: usize,
     /// Connections kept open without a request, per endpoint and worker.
     pub upstream_idle_connections: usize,
+    /// Requests at once on one endpoint, over all workers. Beyond: they queue. `None`: no bound, and no cost.
+    pub endpoint_requests: Option<u32>,
+    /// Requests that wait for one endpoint. Beyond: 503.
+    pub queue: usize,
 }
 
 impl Default for Limits {
@@ -84,6 +100,8 @@ impl Default for Limits {
             connections: 10_000,
             streams: 100,
             upstream_idle_connections: 256,
+            endpoint_requests: None,
+            queue: 16,
         }
     }
 }
@@ -95,11 +113,38 @@ pub struct Retry {
     pub tries: u32,
     /// Whether another version may answer when the decided one cannot be reached.
     pub other_version: bool,
+    /// The part of a version's requests that may be sent a second time although bytes of the first may have arrived.
+    pub budget: Share,
+    /// So many of them in any case.
+    pub budget_min: u32,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { tries: 3, other_version: true }
+        Self { tries: 3, other_version: true, budget: Share::percent(20), budget_min: 3 }
+    }
+}
+
+/// When an endpoint is left out for a while. Each worker judges for itself, by what it has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outliers {
+    /// Failures in a row to connect. `None`: they are no reason.
+    pub connect_failures: Option<u32>,
+    /// Answers of 5xx in a row, or failures to answer. `None`: they are no reason.
+    pub server_errors: Option<u32>,
+    /// How long the first time; twice as long each further time.
+    pub base_time: Duration,
+    pub max_time: Duration,
+}
+
+impl Default for Outliers {
+    fn default() -> Self {
+        Self {
+            connect_failures: Some(5),
+            server_errors: None,
+            base_time: Duration::from_secs(10),
+            max_time: Duration::from_secs(300),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use http::header::HeaderName;
 use super::bucket::{Cuts, Mint, Place, Sticky, StickyError, Users};
 use super::matches::{self, Match};
 use super::picker::{Seed, Split, Tally, Turn};
-use super::policy::Policy;
+use super::policy::{Policy, Timeouts};
 use super::{
     Action, Backend, Decision, Generation, Head, Mirror, Override, PortName, Reason, Role, Route, RouteName, Routing,
     Share, Shares, VersionHash,
@@ -44,6 +44,8 @@ struct CompiledOverride {
 pub struct CompiledRoute {
     pub name: RouteName,
     pub count: bool,
+    /// Its requests' own bounds on waiting.
+    pub timeouts: Option<Timeouts>,
     matches: Vec<Match>,
     target: Target,
 }
@@ -163,7 +165,7 @@ impl Snapshot {
             sticky.check()?;
         }
         let mut routes: Vec<CheckedRoute> = Vec::with_capacity(routing.routes.len());
-        for Route { name, matches, action, count } in routing.routes {
+        for Route { name, matches, action, count, timeouts } in routing.routes {
             if routes.iter().any(|earlier| earlier.name == name) {
                 return Err(BuildError::TwoRoutes(name));
             }
@@ -173,7 +175,7 @@ impl Snapshot {
                 Action::Split(shares) => Leads::Split(ordered(&shares, &place)?, shares),
                 Action::Mirror { to, share } => Leads::Mirror(find(&to, &place)?, share),
             };
-            routes.push(CheckedRoute { name, matches, leads, count });
+            routes.push(CheckedRoute { name, matches, leads, count, timeouts });
         }
         Ok(Checked {
             backends: routing.backends,
@@ -308,6 +310,7 @@ struct CheckedRoute {
     matches: Vec<Match>,
     leads: Leads,
     count: bool,
+    timeouts: Option<Timeouts>,
 }
 
 /// Where a route leads, before the splits are built.
@@ -333,7 +336,7 @@ impl Checked {
         let split = Split::new(&weights, identity.seed, identity.turn, previous.map(|previous| &previous.split));
         let routes = routes
             .into_iter()
-            .map(|CheckedRoute { name, matches, leads, count }| {
+            .map(|CheckedRoute { name, matches, leads, count, timeouts }| {
                 let before = previous.and_then(|previous| previous.routes.iter().find(|route| route.name == name));
                 let before = before.map(|route| &route.target);
                 let seed = identity.seed.of(name.as_str());
@@ -359,7 +362,7 @@ impl Checked {
                         Target::Mirror { to, split: Split::new(&choices, seed, identity.turn, before), share }
                     }
                 };
-                CompiledRoute { name, count, matches, target }
+                CompiledRoute { name, count, timeouts, matches, target }
             })
             .collect();
         let role = |role: Role| backends.iter().position(|backend| backend.role == role);
@@ -494,7 +497,7 @@ mod tests {
     }
 
     fn route(name: &str, matches: Vec<Match>, action: Action) -> Route {
-        Route { name: RouteName::new(name), matches, action, count: true }
+        Route { name: RouteName::new(name), matches, action, count: true, timeouts: None }
     }
 
     fn cookie() -> BucketCookie {

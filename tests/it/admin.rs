@@ -61,6 +61,7 @@ async fn a_refused_change_is_shown_and_counted_and_the_old_state_keeps_serving()
         matches: vec![Match { path: Some(PathMatch::prefix("/")), ..Match::default() }],
         action: Action::Send(VersionHash::new("nobody")),
         count: true,
+        timeouts: None,
     }];
     proxy.observe(Ok(Observed::plain(vec![broken], "test"))).await;
     eventually("both refusals counted", async || proxy.metric("splitway_reloads_total{outcome=\"bad\"}").await == 2.0)
@@ -85,6 +86,7 @@ async fn explain_says_what_the_proxy_then_does() {
         matches: vec![Match { path: Some(PathMatch::prefix("/beta")), ..Match::default() }],
         action: Action::Send(VersionHash::new("canary")),
         count: true,
+        timeouts: None,
     }];
     let proxy = Proxy::start(routing).await;
     let mut client = proxy.client().await;

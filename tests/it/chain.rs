@@ -67,6 +67,7 @@ async fn baggage_keeps_the_role_and_the_second_proxys_own_requests_stay_exact() 
             }],
             action: Action::Send(VersionHash::new(role)),
             count: true,
+            timeouts: None,
         })
         .into();
     let second = Proxy::start(behind).await;

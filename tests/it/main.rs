@@ -1,17 +1,23 @@
 //! One binary for all tests with sockets: one link step, one harness. A module per theme; test names are facts.
 
+mod faulty;
 mod process;
+#[allow(dead_code)] // Not every test binary needs all of it.
+#[path = "../fuzz/random.rs"]
+mod random;
 mod support;
 
 mod admin;
 mod arrows;
 mod chain;
 mod change;
+mod chaos;
 mod check;
 mod demo;
 mod deploy;
 mod drain;
 mod failure;
+mod faults;
 mod follow;
 mod headers;
 mod metrics;

@@ -111,7 +111,13 @@ fn mirror(name: &str, path: &str, to: &str, share: Share) -> Route {
 
 fn send(name: &str, path: &str, to: &str) -> Route {
     let one = Match { path: Some(PathMatch::prefix(path)), ..Match::default() };
-    Route { name: RouteName::new(name), matches: vec![one], action: Action::Send(VersionHash::new(to)), count: true }
+    Route {
+        name: RouteName::new(name),
+        matches: vec![one],
+        action: Action::Send(VersionHash::new(to)),
+        count: true,
+        timeouts: None,
+    }
 }
 
 /// One worker, so that counts are sure; all requests go to stable, and all below `/copied` are copied to `dark`.

@@ -27,7 +27,13 @@ fn path(path: PathMatch) -> Match {
 }
 
 fn route(name: &str, matches: Vec<Match>, version: &str) -> Route {
-    Route { name: RouteName::new(name), matches, action: Action::Send(VersionHash::new(version)), count: true }
+    Route {
+        name: RouteName::new(name),
+        matches,
+        action: Action::Send(VersionHash::new(version)),
+        count: true,
+        timeouts: None,
+    }
 }
 
 /// Everything to stable, but for the routes.
