@@ -3,10 +3,12 @@
 //!
 //! * this file: what a file (or the flags in its place) declares, and the task that follows it;
 //! * `file`: notices that the file has changed;
+//! * `certificates`: follows the files of what listeners show their clients;
 //! * `kube`: watches a Rollout and its pods on the API server;
 //! * `names`: looks up the names of endpoints, again and again; a stuck resolver delays the first snapshot that needs it,
 //!   by half a second at most, and nothing else.
 
+pub mod certificates;
 pub mod file;
 pub mod kube;
 mod names;

@@ -16,6 +16,9 @@
 pub mod back;
 mod failure;
 pub mod front;
+/// Authorities and certificates for tests.
+#[cfg(test)]
+pub(crate) mod made_up;
 mod names;
 mod pair;
 pub mod pem;
@@ -27,7 +30,7 @@ pub use failure::HandshakeFailure;
 pub use front::{Authorities, Clients, Front, Oldest};
 pub use pair::{Loaded, Pair};
 pub use pem::{Contents, Read, Wrong};
-pub use subject::subject;
+pub use subject::{resumed, subject};
 
 use std::sync::Arc;
 

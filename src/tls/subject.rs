@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use http::HeaderValue;
-use rustls::ServerConnection;
+use rustls::{HandshakeKind, ServerConnection};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
@@ -31,6 +31,11 @@ pub fn subject(connection: &ServerConnection) -> Option<HeaderValue> {
     let certificate = connection.peer_certificates()?.first()?;
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     HeaderValue::try_from(text(parsed.subject())).ok()
+}
+
+/// Whether a session was resumed, in a connection whose handshake is done.
+pub fn resumed(connection: &ServerConnection) -> bool {
+    connection.handshake_kind() == Some(HandshakeKind::Resumed)
 }
 
 fn text(name: &X509Name<'_>) -> String {
