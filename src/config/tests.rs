@@ -1,3 +1,5 @@
+mod secure;
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;

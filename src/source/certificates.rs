@@ -23,29 +23,31 @@ type Files = BTreeMap<PathBuf, Contents>;
 pub async fn follow(fronts: Vec<Shown>, metrics: Arc<Metrics>) {
     tell(&fronts, &metrics);
     warn(&fronts, |_| true);
-    let Some(mut watch) = watch(fronts.clone(), metrics.clone()) else { return };
-    let Watching { watch, wrong } = &mut watch;
-    let mut known: Vec<Wrong> = Vec::new();
+    let Some(Watching { mut watch, wrong }) = watch(fronts, metrics.clone()) else { return };
+    let mut known = Vec::new();
     loop {
-        let outcome = watch.changed().await;
-        let wrong = match outcome {
+        let now = match watch.changed().await {
             Ok(_) => Vec::new(),
             Err(_) => wrong.lock().expect("no holder of this lock panics").clone(),
         };
-        // What was refused before and is as it was is no news.
-        for new in wrong.iter().filter(|wrong| !known.contains(wrong)) {
-            metrics.certificates.reloads.bad.add(1);
-            tracing::error!(file = %new.file.display(), "refused, the last good certificate serves on: {new}");
-        }
-        let before = metrics.certificates.refused();
-        let refused = wrong.iter().map(|wrong| {
-            let (file, message) = (wrong.file.display().to_string(), wrong.to_string());
-            let same = before.iter().find(|before| before.file == file && before.message == message);
-            same.cloned().unwrap_or_else(|| Refusal { at: SystemTime::now(), file, message })
-        });
-        metrics.certificates.refuse(refused.collect());
-        known = wrong;
+        refuse(&now, &known, &metrics);
+        known = now;
     }
+}
+
+/// Tells what is wrong now. What was `known` and is as it was is no news.
+fn refuse(wrong: &[Wrong], known: &[Wrong], metrics: &Metrics) {
+    for new in wrong.iter().filter(|wrong| !known.contains(wrong)) {
+        metrics.certificates.reloads.bad.add(1);
+        tracing::error!("refused, the last good one serves on: {new}");
+    }
+    let before = metrics.certificates.refused();
+    let refused = wrong.iter().map(|wrong| {
+        let (file, message) = (wrong.file.display().to_string(), wrong.to_string());
+        let same = before.iter().find(|before| before.file == file && before.message == message);
+        same.cloned().unwrap_or_else(|| Refusal { at: SystemTime::now(), file, message })
+    });
+    metrics.certificates.refuse(refused.collect());
 }
 
 struct Watching {
@@ -137,5 +139,146 @@ fn warn(fronts: &[Shown], which: impl Fn(&Path) -> bool) {
                 tracing::warn!("{note}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::metrics::made_up;
+    use crate::tls::made_up::{Authority, Signed};
+    use crate::tls::{Oldest, Pair, front, pem};
+
+    const BOUND: Duration = Duration::from_secs(20);
+
+    /// A listener with one certificate, whose files are followed.
+    struct World {
+        folder: tempfile::TempDir,
+        authority: Authority,
+        front: Front,
+        metrics: Arc<Metrics>,
+        watching: Watching,
+    }
+
+    impl World {
+        /// `place` writes the first pair.
+        async fn start(place: impl FnOnce(&Path, Signed) -> Pair) -> Self {
+            let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("ours"));
+            let pair = place(folder.path(), authority.sign(&["first"]));
+            let loaded = pair.load(&mut pem::read).unwrap();
+            let settings = front::Settings { certificates: vec![pair], clients: None, oldest: Oldest::Tls12 };
+            let front = Front::read(settings, vec![loaded], None).unwrap();
+            let (_publisher, live) = made_up::nothing_live();
+            let metrics = Arc::new(made_up::metrics(1, live));
+            let shown = vec![(SocketAddr::from(([127, 0, 0, 1], 8443)), front.clone())];
+            let mut world =
+                Self { folder, authority, front, watching: watch(shown, metrics.clone()).unwrap(), metrics };
+            assert_eq!(world.next().await, Ok(()), "the first look finds nothing new");
+            assert_eq!(world.metrics.certificates.reloads.good.get(), 0);
+            world
+        }
+
+        async fn next(&mut self) -> Result<(), String> {
+            let told = tokio::time::timeout(BOUND, self.watching.watch.changed()).await;
+            told.expect("the watch tells something").map(|_| ())
+        }
+
+        fn wrong(&self) -> Vec<Wrong> {
+            self.watching.wrong.lock().unwrap().clone()
+        }
+
+        fn names(&self) -> Vec<String> {
+            self.front.certificates().into_iter().flat_map(|loaded| loaded.about.names).collect()
+        }
+    }
+
+    fn plain(folder: &Path, signed: Signed) -> Pair {
+        signed.write(folder, "app")
+    }
+
+    #[tokio::test]
+    async fn a_new_pair_is_live_and_a_broken_one_is_refused_until_it_is_mended() {
+        let mut world = World::start(plain).await;
+        let folder = world.folder.path().to_owned();
+        world.authority.sign(&["second"]).write(&folder, "app");
+        assert_eq!(world.next().await, Ok(()));
+        assert_eq!(world.names(), ["second"]);
+        let shown = world.metrics.certificates.shown();
+        assert_eq!(
+            (shown.len(), &*shown[0].names, &*shown[0].listener),
+            (1, &["second".to_owned()][..], "127.0.0.1:8443")
+        );
+
+        fs::write(folder.join("app.key"), "no key").unwrap();
+        assert!(world.next().await.unwrap_err().contains("app.key: expected a private key, found no PEM at all"));
+        assert_eq!(world.wrong()[0].file, folder.join("app.key"));
+        assert_eq!(world.names(), ["second"]);
+
+        world.authority.sign(&["third"]).write(&folder, "app");
+        assert_eq!(world.next().await, Ok(()));
+        assert_eq!((world.names(), world.wrong()), (vec!["third".to_owned()], Vec::new()));
+        assert_eq!(world.metrics.certificates.reloads.good.get(), 2);
+    }
+
+    #[tokio::test]
+    async fn halves_that_do_not_fit_yet_are_waited_for_and_never_refused() {
+        let mut world = World::start(plain).await;
+        let signed = world.authority.sign(&["second"]);
+        fs::write(world.folder.path().join("app.pem"), &signed.certificate).unwrap();
+        let begun = Instant::now();
+        while world.wrong().is_empty() {
+            assert!(begun.elapsed() < BOUND, "nobody looks");
+            tokio::task::yield_now().await;
+        }
+        assert!(world.wrong()[0].message.contains("this key is not that of the certificate"));
+        fs::write(world.folder.path().join("app.key"), &signed.key).unwrap();
+        assert_eq!(world.next().await, Ok(()), "no refusal comes first");
+        assert_eq!(world.names(), ["second"]);
+    }
+
+    #[tokio::test]
+    async fn a_mounted_secret_is_swapped_as_kubernetes_does() {
+        let version = |folder: &Path, name: &str, signed: &Signed| {
+            fs::create_dir(folder.join(name)).unwrap();
+            fs::write(folder.join(name).join("tls.crt"), &signed.certificate).unwrap();
+            fs::write(folder.join(name).join("tls.key"), &signed.key).unwrap();
+            symlink(name, folder.join("..data_tmp")).unwrap();
+            fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+        };
+        let mut world = World::start(|folder, signed| {
+            version(folder, "..1", &signed);
+            for name in ["tls.crt", "tls.key"] {
+                symlink(Path::new("..data").join(name), folder.join(name)).unwrap();
+            }
+            Pair::of_secret(folder)
+        })
+        .await;
+        version(world.folder.path(), "..2", &world.authority.sign(&["second"]));
+        fs::remove_dir_all(world.folder.path().join("..1")).unwrap();
+        assert_eq!(world.next().await, Ok(()));
+        assert_eq!(world.names(), ["second"]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_counted_once_and_shown_for_as_long_as_it_stands() {
+        let world = World::start(plain).await;
+        let certificates = &world.metrics.certificates;
+        let bad = world.folder.path().join("none.pem");
+        let wrong = |key: &str| Pair { certificate: bad.clone(), key: key.into() }.load(&mut pem::read).unwrap_err();
+        let one = vec![wrong("one.key")];
+        refuse(&one, &[], &world.metrics);
+        refuse(&one, &one, &world.metrics);
+        assert_eq!((certificates.reloads.bad.get(), certificates.refused().len()), (1, 1));
+        let since = certificates.refused()[0].at;
+        refuse(&one, &one, &world.metrics);
+        assert_eq!(certificates.refused()[0].at, since);
+        refuse(&[], &one, &world.metrics);
+        assert!(certificates.refused().is_empty());
+        refuse(&one, &[], &world.metrics);
+        assert_eq!(certificates.reloads.bad.get(), 2);
     }
 }
