@@ -51,7 +51,10 @@ pub use headers::RequestHead;
 pub use worker::{Bound, Running, Stage, bind};
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use http::HeaderName;
 
 use crate::tls::Front;
 
@@ -79,6 +82,9 @@ pub struct Listener {
     pub tls: Option<Front>,
     /// Connections begin with a PROXY protocol header, from peers that are trusted proxies.
     pub proxy_protocol: bool,
+    /// Headers in which the application learns who a client is, by its certificate, on this listener or another one. What
+    /// clients themselves write in them is removed.
+    pub subject_headers: Arc<[HeaderName]>,
     /// Answers every request with a redirect to the same host and target over TLS, at this port.
     pub redirect_to_tls: Option<u16>,
 }
@@ -86,7 +92,8 @@ pub struct Listener {
 impl Listener {
     /// In clear, before the application's port of that number.
     pub fn plain(address: SocketAddr, port: usize) -> Self {
-        Self { address, port, tls: None, proxy_protocol: false, redirect_to_tls: None }
+        let (tls, subject_headers) = (None, Arc::default());
+        Self { address, port, tls, proxy_protocol: false, subject_headers, redirect_to_tls: None }
     }
 }
 
