@@ -251,7 +251,17 @@ impl Account {
             failure: Some(Failure::ClientGone),
             route: 0,
         };
-        Self { worker, state, target: None, twin: None, labels, counted: true, grpc: false, said: None, started: Instant::now() }
+        Self {
+            worker,
+            state,
+            target: None,
+            twin: None,
+            labels,
+            counted: true,
+            grpc: false,
+            said: None,
+            started: Instant::now(),
+        }
     }
 
     /// `routes` are the labels of the snapshot's routes.

@@ -26,6 +26,7 @@ mod mirror;
 mod names;
 mod ports;
 mod program;
+mod promise;
 mod refuse;
 mod reload;
 mod rollout;
