@@ -315,8 +315,9 @@ enum Source {
 }
 
 impl AnswerBody {
+    /// Without a byte of text there is no body.
     pub fn text(text: Bytes, account: Account) -> Self {
-        Self { source: Source::Text(Some(text)), account }
+        Self { source: Source::Text((!text.is_empty()).then_some(text)), account }
     }
 
     pub fn upstream(exchange: Exchange, account: Account) -> Self {

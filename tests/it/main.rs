@@ -36,3 +36,4 @@ mod sticky;
 mod stream;
 mod tour;
 mod verify;
+mod websocket;
