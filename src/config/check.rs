@@ -666,6 +666,7 @@ fn timeouts(file: &File, defaults: Timeouts) -> Timeouts {
         request: written.request.or(defaults.request),
         idle: written.idle.or(defaults.idle),
         upstream_idle: written.upstream_idle.or(defaults.upstream_idle),
+        tunnel_idle: written.tunnel_idle.or(defaults.tunnel_idle),
         queue: written.queue.or(defaults.queue),
     }
 }

@@ -357,6 +357,8 @@ written! {
             "idle" idle: Leaf<Wait> = "75s";
             /// A connection to an endpoint without a request. Then it is closed.
             "upstream-idle" upstream_idle: Leaf<Wait> = "30s";
+            /// A WebSocket connection in which nothing moves either way. Then it is closed.
+            "tunnel-idle" tunnel_idle: Leaf<Wait> = "1h";
         }
     }
 

@@ -376,6 +376,7 @@ pub struct VersionCells {
     pub endpoints_returned: Cell,
     /// Requests that wait for a place before a busy endpoint.
     pub queued: Gauge,
+    pub tunnels: Gauge,
     pub connections: Gauge,
     pub connections_opened: Cell,
     /// Copies of mirrored requests that went to this version. They are in nothing above but the connections.

@@ -182,6 +182,13 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             samples: each(&|one| level(one.queued)),
         },
         Family {
+            name: "splitway_open_tunnels",
+            kind: Kind::Gauge,
+            labels: VERSION_ROLE,
+            help: "WebSocket connections that are open now; each is among the requests in flight, too.",
+            samples: each(&|one| level(one.tunnels)),
+        },
+        Family {
             name: "splitway_upstream_failures_total",
             kind: Kind::Counter,
             labels: &[PORT, "version", "role", "failure"],

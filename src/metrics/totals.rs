@@ -44,6 +44,7 @@ pub struct VersionTotals {
     pub endpoints_put_out: u64,
     pub endpoints_returned: u64,
     pub queued: i64,
+    pub tunnels: i64,
     pub connections: i64,
     pub connections_opened: u64,
     /// Copies of mirrored requests by label, in a fixed order.
@@ -132,6 +133,7 @@ impl VersionTotals {
             endpoints_put_out: 0,
             endpoints_returned: 0,
             queued: 0,
+            tunnels: 0,
             connections: 0,
             connections_opened: 0,
             copies: Vec::new(),
@@ -159,6 +161,7 @@ impl VersionTotals {
             all.endpoints_put_out += cells.endpoints_put_out.get();
             all.endpoints_returned += cells.endpoints_returned.get();
             all.queued += cells.queued.get();
+            all.tunnels += cells.tunnels.get();
             all.connections += cells.connections.get();
             all.connections_opened += cells.connections_opened.get();
             cells.copies.each(|labels, count| *copies.entry(labels).or_default() += count);

@@ -19,6 +19,7 @@ use super::socket::Stream;
 use super::state::{Client, Phase, State, Verdict};
 use super::streams::Streams;
 use super::strict::{Bounds, Refusal, Scanner};
+use super::tunnel::{Half, Tunnel};
 use super::worker::Worker;
 use super::{Failure, Listener, request};
 
@@ -50,6 +51,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, s
         taken: 0,
         strict: None,
         refusal: None,
+        withheld: Vec::new(),
         state: state.clone(),
         worker: worker.clone(),
     };
@@ -85,6 +87,8 @@ struct Socket {
     strict: Option<Scanner>,
     /// What the client has sent that no other reader shall see.
     refusal: Option<Refusal>,
+    /// Those bytes, as far as they were read: after a 101 they are no longer HTTP's.
+    withheld: Vec<u8>,
     state: Rc<State>,
     worker: Rc<Worker>,
 }
@@ -170,6 +174,9 @@ impl AsyncRead for Socket {
             && let Err(refusal) = strict.feed(&buf.filled()[before..])
         {
             self.refusal = Some(refusal);
+            if !refusal.in_body {
+                self.withheld = buf.filled()[before + refusal.passes..].to_vec();
+            }
             buf.set_filled(before + refusal.passes);
             if refusal.passes == 0 {
                 return self.refuse(refusal, cx);
@@ -221,6 +228,8 @@ enum Speaks<S: HttpService<Incoming>> {
     Unknown(Socket),
     Http1(http1::Connection<TokioIo<Socket>, S>),
     Http2(Box<http2::Connection<TokioIo<Socket>, S, Streams>>),
+    /// After a 101.
+    Tunnel(Box<Tunnel>),
     /// HTTP has ended before the client has.
     Nothing(Stream),
     Ended,
@@ -265,12 +274,33 @@ where
             Speaks::Unknown(socket) => Some(socket.stream),
             Speaks::Http1(http) => Some(http.into_parts().io.into_inner().stream),
             Speaks::Nothing(stream) => Some(stream),
-            Speaks::Http2(_) | Speaks::Ended => None,
+            Speaks::Http2(_) | Speaks::Tunnel(_) | Speaks::Ended => None,
         }
+    }
+
+    /// The client has its 101. What it has sent behind its request belongs to the tunnel, in the order it came: what hyper
+    /// has read, what the strict reader has kept from it, what nobody has taken yet.
+    fn switch(&mut self, half: Half) {
+        let Speaks::Http1(http) = std::mem::replace(&mut self.speaks, Speaks::Ended) else { return };
+        let parts = http.into_parts();
+        let socket = parts.io.into_inner();
+        let kept = [&socket.withheld[..], &socket.ahead[socket.taken..]].concat();
+        let early = if kept.is_empty() { parts.read_buf } else { [&parts.read_buf[..], &kept].concat().into() };
+        self.state.enter(Phase::Tunnel, self.worker.now());
+        let tunnel = Tunnel::begin(socket.stream, early, half, self.state.clone(), self.worker.clone());
+        self.speaks = Speaks::Tunnel(Box::new(tunnel));
     }
 
     /// hyper is through with an HTTP/1 connection.
     fn end(&mut self, outcome: hyper::Result<()>, cx: &mut Context<'_>) -> Poll<()> {
+        // A client that has not taken its 101 gets no tunnel: the rest of it was hyper's, and is gone.
+        if let Some(half) = self.state.take_switched()
+            && outcome.is_ok()
+            && !self.state.is_blocked()
+        {
+            self.switch(*half);
+            return self.poll_http(cx);
+        }
         let refused = self.state.refused().or(match &outcome {
             // hyper has answered 400, 414 or 431 by itself; only the count is left to us.
             Err(error) if error.is_parse_too_large() => Some(Failure::HeadTooLarge),
@@ -351,6 +381,7 @@ where
                     };
                 }
                 Speaks::Http2(http) => return Pin::new(http).poll(cx).map(drop),
+                Speaks::Tunnel(tunnel) => return tunnel.poll(cx),
                 Speaks::Nothing(_) | Speaks::Ended => return self.linger(cx),
             }
         }
@@ -386,8 +417,10 @@ where
         match this.state.verdict() {
             None => {}
             Some(Verdict::Abort) => {
-                if this.state.phase() == Phase::Answering {
-                    this.cut();
+                match &mut this.speaks {
+                    Speaks::Tunnel(tunnel) => tunnel.end(cx),
+                    _ if this.state.phase() == Phase::Answering => this.cut(),
+                    _ => {}
                 }
                 return Poll::Ready(());
             }

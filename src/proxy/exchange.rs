@@ -8,6 +8,7 @@ use hyper::body::{Bytes, Incoming};
 
 use super::shared::Part;
 use super::state::Tick;
+use super::tunnel::Half;
 use super::upstream::Flight;
 use super::wire::{Engine, Wire};
 
@@ -65,6 +66,13 @@ impl Exchange {
         self.incoming.size_hint()
     }
 
+    /// After a 101 that was asked for: what the tunnel needs of it. `None`: the connection is not there for that.
+    pub fn switch(self) -> Option<Half> {
+        let Over::Alone { mut wire, .. } = self.over else { return None };
+        let (socket, early) = wire.engine.take_switched()?;
+        Some(Half { socket, early, flight: self.flight })
+    }
+
     /// As [`Self::give_back`], for a copy, which leaves nothing behind: a connection that still has some of the body to send
     /// is closed.
     pub fn give_back_whole(mut self, now: Tick) {
@@ -96,7 +104,7 @@ impl Exchange {
                     });
                 }
             }
-            Engine::Ended => {}
+            Engine::Asking(_) | Engine::Switched(_) | Engine::Ended => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | on the way to the application | |
 //! |---|---|
-//! | removed | `Connection` and every field it names, `Keep-Alive`, `Proxy-Connection`, `Upgrade`, `TE` (but for `trailers`), `Expect` (answered here), framing (written anew) |
+//! | removed | `Connection` and every field it names, `Keep-Alive`, `Proxy-Connection`, `Upgrade` (but for `websocket`), `TE` (but for `trailers`), `Expect` (answered here), framing (written anew) |
 //! | kept | `Host`, `traceparent`, `tracestate`, everything else, in order |
 //! | removed, unless a trusted proxy sent them | names that many applications cannot tell from ours: `X_Forwarded_For`, `Splitway.Role` |
 //! | counted down | `Max-Forwards` of OPTIONS; with 0 it is answered here |
@@ -205,6 +205,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 #[derive(Default)]
 struct Present {
     connection: bool,
+    upgrade: bool,
     /// Any other field that concerns one connection only.
     hop_by_hop: bool,
     te: bool,
@@ -223,7 +224,8 @@ impl Present {
         for name in headers.keys() {
             match name.as_str() {
                 "connection" => present.connection = true,
-                "keep-alive" | "proxy-connection" | "upgrade" | "http2-settings" => present.hop_by_hop = true,
+                "upgrade" => (present.upgrade, present.hop_by_hop) = (true, true),
+                "keep-alive" | "proxy-connection" | "http2-settings" => present.hop_by_hop = true,
                 "te" => present.te = true,
                 "expect" => present.expect = true,
                 "content-length" => present.content_length = true,
@@ -269,10 +271,38 @@ fn is_protected(name: &HeaderName) -> bool {
         || name.as_str() == "close"
 }
 
-/// Rewrites a checked head for the application. Whatever depends on the chosen version is written by [`tell`].
-pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64) {
+/// Whether the one protocol that is named is WebSocket, and the sender means it (9110 section 7.8). Of a list nothing is
+/// passed on: which one is spoken could be understood differently.
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut upgrades = headers.get_all(UPGRADE).iter();
+    let named = upgrades.next().is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let is_upgrade = |option: &[u8]| option.trim_ascii().eq_ignore_ascii_case(b"upgrade");
+    named
+        && upgrades.next().is_none()
+        && headers.get_all(CONNECTION).iter().any(|line| line.as_bytes().split(|byte| *byte == b',').any(is_upgrade))
+}
+
+/// After [`to_upstream`] or [`to_downstream`] has removed whatever was there.
+pub fn to_websocket(headers: &mut HeaderMap) {
+    headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Whether a request may ask for a tunnel (RFC 6455 section 4.1): one with a body could be taken for two.
+fn may_switch(head: &Parts) -> bool {
+    head.method == Method::GET
+        && head.version == Version::HTTP_11
+        && !head.headers.contains_key(TRANSFER_ENCODING)
+        && content_length(&head.headers).is_none_or(|length| length == 0)
+        && is_websocket(&head.headers)
+}
+
+/// Rewrites a checked head for the application. Whatever depends on the chosen version is written by [`tell`]. Whether it
+/// asks for a tunnel.
+pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64) -> bool {
+    let present = Present::of(&head.headers);
+    let switches = present.upgrade && may_switch(head);
     let headers = &mut head.headers;
-    let present = Present::of(headers);
     let trailers = present.te
         && headers.get_all(TE).iter().any(|te| {
             te.as_bytes().split(|byte| *byte == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"trailers"))
@@ -330,7 +360,11 @@ pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64
             _ => "1.1 splitway",
         }),
     );
+    if switches {
+        to_websocket(headers);
+    }
     head.version = Version::HTTP_11;
+    switches
 }
 
 /// From a trusted peer the lists grow by one; anybody else's are replaced, because they could say anything (RFC 7239

@@ -19,6 +19,7 @@
 //! * `strict`: a reader of HTTP/1 ahead of hyper, which refuses what hyper would let through;
 //! * `socket`: bytes in clear or through TLS, and how they leave cheaply;
 //! * `connection`: one client connection: what it speaks, and its end;
+//! * `tunnel`: what it becomes after a 101, bytes both ways;
 //! * `state`: its phase and deadlines; `streams`: those of the requests in an HTTP/2 connection;
 //! * `worker`: threads, listeners, the accept loop, the slow tick, drain;
 //! * `error`: what can go wrong, with a word, a status and a retry answer for each.
@@ -42,6 +43,7 @@ mod socket;
 mod state;
 mod streams;
 mod strict;
+mod tunnel;
 mod upstream;
 mod wire;
 mod worker;

@@ -39,7 +39,7 @@ pub async fn handle(
         Some(port) => redirect(&worker, &state, request, port),
         None => {
             let sent = route_and_send(&worker, &state, request, upload, &mut account).await;
-            sent.map(|answer| answer.map(Ok))
+            sent.and_then(|answer| switch(&state, answer))
         }
     };
 
@@ -54,6 +54,8 @@ pub async fn handle(
         if leaving {
             connection.finish();
         }
+    } else if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // Its connection ends with the tunnel.
     } else if leaving || failure.is_some_and(|failure| failure.side() == Side::Downstream) {
         // Draining, or a client whose next bytes cannot be trusted to begin a request.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -103,9 +105,12 @@ async fn route_and_send(
         state.bound_by(own.clone());
     }
 
-    headers::to_upstream(&mut head, policy, state, worker.random());
+    if headers::to_upstream(&mut head, policy, state, worker.random()) {
+        state.ask_to_switch();
+    }
     let mut tee = None;
-    if let Some(mirror) = decision.mirror
+    // A copy has nobody who could be at the other end of a tunnel.
+    if let Some(mirror) = decision.mirror.filter(|_| !state.asks_to_switch())
         && let Some(twin) = mirror::begin(worker, &live, mirror, &head, upload.as_ref().map(|_| incoming.size_hint()))
     {
         tee = upload.is_some().then(|| Tee::new(twin.clone()));
@@ -119,8 +124,9 @@ async fn route_and_send(
 
     let mut answer = attempt::send(worker, state, &live, request, upload.as_deref(), decision, account).await?;
 
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // Nobody asked: `Upgrade` is not passed on.
+    let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switches && !(state.asks_to_switch() && headers::is_websocket(answer.headers())) {
+        // Nobody asked, or for something else.
         let failure = Failure::UpstreamInvalid;
         if let Some(target) = &account.target {
             target.cells.failures[failure as usize].add(1);
@@ -129,6 +135,9 @@ async fn route_and_send(
     }
     *answer.version_mut() = Version::HTTP_11;
     headers::to_downstream(answer.headers_mut());
+    if switches {
+        headers::to_websocket(answer.headers_mut());
+    }
     if account.is_stood_in() {
         answer.headers_mut().insert(headers::REASON, HeaderValue::from_static(Reason::Fallback.as_str()));
     }
@@ -141,6 +150,16 @@ async fn route_and_send(
         answer.headers_mut().append(SET_COOKIE, users.set_cookie(bucket));
     }
     Ok(answer)
+}
+
+/// After a 101 that was asked for the connection takes over; anything else is an answer with a body.
+fn switch(state: &State, answer: Response<Exchange>) -> Result<Response<Result<Exchange, Bytes>>, Failure> {
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(answer.map(Ok));
+    }
+    let (head, exchange) = answer.into_parts();
+    state.switches_to(exchange.switch().ok_or(Failure::UpstreamInvalid)?);
+    Ok(Response::from_parts(head, Err(Bytes::new())))
 }
 
 /// For a listener that only knows where the other one is. 308: a POST stays one (RFC 9110 section 15.4.9).

@@ -16,6 +16,7 @@ use http::{HeaderValue, Version};
 
 use super::Failure;
 use super::body::Upload;
+use super::tunnel::Half;
 use crate::route::policy::Timeouts;
 
 /// The length of one tick: every deadline is kept to within this.
@@ -59,6 +60,8 @@ pub enum Phase {
     Lingering,
     /// HTTP/2: the streams have phases of their own.
     Streams,
+    /// HTTP has ended, the connection carries whatever the two sides have agreed on.
+    Tunnel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +121,9 @@ pub struct State {
     /// The body of the request, if it has one.
     upload: RefCell<Option<Rc<Upload>>>,
     expired: Cell<Option<Failure>>,
+    /// Whether the request asks for a tunnel, and the application's side of it, once it has agreed.
+    asks_to_switch: Cell<bool>,
+    switched: RefCell<Option<Box<Half>>>,
     /// Since when the client takes no more bytes, while there are some for it.
     blocked: Cell<Option<Tick>>,
     verdict: Cell<Option<Verdict>>,
@@ -157,6 +163,8 @@ impl State {
             own: RefCell::new(None),
             upload: RefCell::new(None),
             expired: Cell::new(None),
+            asks_to_switch: Cell::new(false),
+            switched: RefCell::default(),
             blocked: Cell::new(None),
             verdict: Cell::new(None),
             old: Cell::new(false),
@@ -253,6 +261,7 @@ impl State {
         *self.upload.borrow_mut() = upload;
         self.served.set(true);
         self.expired.set(None);
+        self.asks_to_switch.set(false);
         self.begun.set(self.begun.get() + 1);
         self.request_since.set(now);
         self.enter(Phase::Waiting, now);
@@ -265,7 +274,7 @@ impl State {
             Phase::Tail => !self.is_uploading(),
             _ => false,
         };
-        free && !self.is_blocked()
+        free && !self.is_blocked() && self.switched.borrow().is_none()
     }
 
     /// Notes why the next request is refused. Whether this is the first time.
@@ -287,7 +296,27 @@ impl State {
         self.own.borrow().as_ref().map(|own| own.connect)
     }
 
-    /// A piece of the answer's body has come.
+    /// The request asks for a tunnel.
+    pub fn ask_to_switch(&self) {
+        self.asks_to_switch.set(true);
+    }
+
+    #[inline]
+    pub fn asks_to_switch(&self) -> bool {
+        self.asks_to_switch.get()
+    }
+
+    /// The application has agreed, and the client is told so.
+    pub fn switches_to(&self, half: Half) {
+        *self.switched.borrow_mut() = Some(Box::new(half));
+    }
+
+    /// What the connection's other side is when HTTP has ended on it, if it is a tunnel then.
+    pub fn take_switched(&self) -> Option<Box<Half>> {
+        self.switched.take()
+    }
+
+    /// A piece of the answer's body, or anything in a tunnel, has come.
     pub fn answer_moves(&self, now: Tick) {
         self.since.set(now);
     }
@@ -311,7 +340,7 @@ impl State {
             Phase::Tail if !self.is_uploading() => self.enter(Phase::Head, now),
             // A body that still arrives keeps the application from answering.
             Phase::Waiting | Phase::Answering | Phase::Tail => self.since.set(now),
-            Phase::Opening | Phase::Head | Phase::Lingering | Phase::Streams => {}
+            Phase::Opening | Phase::Head | Phase::Lingering | Phase::Streams | Phase::Tunnel => {}
         }
     }
 
@@ -354,6 +383,7 @@ impl State {
             Phase::Tail if !self.is_uploading() && !self.is_stream => self.enter(Phase::Idle, now),
             Phase::Tail if waited(timeouts.idle) && self.is_stream => self.give_up_upload(),
             Phase::Tail if waited(timeouts.idle) => self.judge(Verdict::Abort),
+            Phase::Tunnel if waited(timeouts.tunnel_idle) => self.judge(Verdict::Abort),
             Phase::Lingering if waited(LINGERING) => self.judge(Verdict::Abort),
             Phase::Waiting | Phase::Answering
                 if timeouts.request.is_some_and(|bound| now.has_passed(self.request_since.get(), bound)) =>

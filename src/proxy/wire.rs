@@ -11,7 +11,8 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
+use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
@@ -74,6 +75,9 @@ impl Wire {
     ) -> Result<Response<Exchange>, Failed> {
         self.answered.set(false);
         let upload = request.body().upload().cloned();
+        if client.is_some_and(State::asks_to_switch) {
+            self.engine.ask_to_switch();
+        }
         let answer = {
             // `unconstrained`: this future is polled with a waker that does nothing, because only the engine below can
             // make it ready; it must therefore never be told to come back later.
@@ -103,6 +107,7 @@ impl Wire {
         };
         match answer {
             Ok(answer) => {
+                self.engine.answered(answer.status());
                 if upload.as_ref().is_some_and(|upload| upload.is_open()) {
                     self.engine.set_apart();
                 }
@@ -133,6 +138,10 @@ impl Drop for Wire {
 pub enum Engine {
     /// Polled by whoever uses the connection.
     Here(http1::Connection<TokioIo<Socket>, RequestBody>),
+    /// The same, with a request in it that asks for a tunnel.
+    Asking(http1::Connection<TokioIo<Socket>, RequestBody>),
+    /// HTTP has ended, the connection is still there.
+    Switched(http1::Parts<TokioIo<Socket>>),
     /// In a task of its own, because the answer has begun before the request's body ended: the body goes on whether or not
     /// anybody reads the answer, and after it. Such a connection serves no further request.
     Apart(JoinHandle<()>),
@@ -145,16 +154,45 @@ impl Engine {
     /// to send; otherwise its sender would wait for ever.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let connection = match self {
-            Engine::Here(connection) => connection,
+            Engine::Here(connection) | Engine::Asking(connection) => connection,
             Engine::Apart(_) => return Poll::Pending,
-            Engine::Ended => return Poll::Ready(()),
+            Engine::Switched(_) | Engine::Ended => return Poll::Ready(()),
         };
         // How it ended, hyper tells the request.
-        let ended = Pin::new(connection).poll(cx).map(drop);
-        if ended.is_ready() {
-            *self = Engine::Ended;
+        let ended = std::task::ready!(Pin::new(connection).poll(cx));
+        *self = match std::mem::replace(self, Engine::Ended) {
+            Engine::Asking(connection) if ended.is_ok() => Engine::Switched(connection.into_parts()),
+            _ => Engine::Ended,
+        };
+        Poll::Ready(())
+    }
+
+    /// The next request asks for a tunnel.
+    fn ask_to_switch(&mut self) {
+        if let Engine::Here(connection) = std::mem::replace(self, Engine::Ended) {
+            *self = Engine::Asking(connection);
         }
-        ended
+    }
+
+    /// The head of the answer has come. Whatever is no 101 leaves the connection as it was.
+    fn answered(&mut self, status: StatusCode) {
+        if !matches!(self, Engine::Asking(_) | Engine::Switched(_)) {
+            return;
+        }
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        *self = match std::mem::replace(self, Engine::Ended) {
+            Engine::Asking(connection) if !switches => Engine::Here(connection),
+            Engine::Switched(_) if !switches => Engine::Ended,
+            other => other,
+        };
+    }
+
+    /// The connection, if HTTP has ended on it with a 101 that was asked for, and what has come behind that.
+    pub fn take_switched(&mut self) -> Option<(Socket, Bytes)> {
+        match std::mem::replace(self, Engine::Ended) {
+            Engine::Switched(parts) => Some((parts.io.into_inner(), parts.read_buf)),
+            _ => None,
+        }
     }
 
     pub fn set_apart(&mut self) {

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::connection;
 use super::mirror::Copies;
 use super::queue::Rooms;
-use super::state::{State, TICK, Tick};
+use super::state::{Phase, State, TICK, Tick};
 use super::upstream::Upstream;
 use super::{Failure, Listener, Settings};
 use crate::metrics::{Metrics, ProxyCells, VersionCells};
@@ -217,6 +217,7 @@ async fn work(start: Start) {
                 let now = if changed.is_ok() { *stage.borrow() } else { Stage::Gone };
                 worker.enter(now);
                 if now == Stage::Gone {
+                    worker.last_frames().await;
                     break;
                 }
             }
@@ -406,6 +407,18 @@ impl Worker {
 
     pub fn stage(&self) -> Stage {
         self.stage.get()
+    }
+
+    /// Lets tunnels say that they end, which takes each one turn of its task.
+    async fn last_frames(&self) {
+        let is_tunnel = |connection: &Rc<State>| connection.phase() == Phase::Tunnel;
+        let most = self.connections.borrow().len();
+        for _ in 0..most {
+            if !self.connections.borrow().values().any(is_tunnel) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     fn enter(&self, stage: Stage) {

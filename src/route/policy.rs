@@ -47,6 +47,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// A connection to an endpoint without a request. Then it is closed.
     pub upstream_idle: Duration,
+    /// A tunnel in which nothing moves either way. Then it is closed.
+    pub tunnel_idle: Duration,
     /// In the queue of an endpoint with `limits.endpoint_requests` on it. Then 503.
     pub queue: Duration,
 }
@@ -62,6 +64,7 @@ impl Default for Timeouts {
             request: None,
             idle: Duration::from_secs(75),
             upstream_idle: Duration::from_secs(30),
+            tunnel_idle: Duration::from_secs(3600),
             queue: Duration::from_secs(1),
         }
     }

@@ -38,3 +38,4 @@ mod sticky;
 mod stream;
 mod tour;
 mod verify;
+mod websocket;
