@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,13 +15,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::announced::{self, Announced};
 use super::body::AnswerBody;
+use super::headers::is_trusted;
 use super::socket::Stream;
 use super::state::{Client, Phase, State, Verdict};
 use super::streams::Streams;
 use super::strict::{Bounds, Refusal, Scanner};
 use super::tunnel::{Half, Tunnel};
-use super::worker::Worker;
+use super::worker::{Aligned, Worker};
 use super::{Failure, Listener, request};
 
 /// What a client that speaks HTTP/2 without having agreed on it says first (RFC 9113 section 3.4).
@@ -41,6 +44,15 @@ const WRONGED_STREAMS: usize = 200;
 /// Serves one connection until its end.
 pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, state: Rc<State>) {
     let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return };
+    let (peer, local) = match listener.proxy_protocol {
+        false => (peer, local),
+        true => match announced(&tcp, peer, &worker, &state).await {
+            Ok(Some(Announced::Client { peer, local })) => (peer, local),
+            Ok(Some(Announced::Itself)) => (peer, local),
+            Ok(None) => return,
+            Err(failure) => return worker.cells.refused[failure as usize].add(1),
+        },
+    };
     let Some(stream) = open(tcp, &listener, &state).await else { return };
     let secure = matches!(stream, Stream::Tls(_));
     let http2 = (stream.protocol() == Some(b"h2")).then_some(true).or(secure.then_some(false));
@@ -62,19 +74,61 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, s
     Connection { speaks: Speaks::Unknown(socket), known: http2, service: Some(service), state, worker }.await
 }
 
+/// What the proxy in front says first. Nothing else is taken off the connection, and nothing is guessed: there is no answer
+/// in a language that is not known yet. `None`: it has ended before it said anything, as health checks do.
+async fn announced(
+    tcp: &TcpStream,
+    peer: SocketAddr,
+    worker: &Worker,
+    state: &State,
+) -> Result<Option<Announced>, Failure> {
+    let refused = Failure::ProxyProtocol;
+    let trusted = |live: Rc<Aligned>| is_trusted(peer.ip().to_canonical(), &live.snapshot.policy().trusted_proxies);
+    if !worker.live(state.port).is_some_and(trusted) {
+        return Err(refused);
+    }
+    let mut header = Vec::new();
+    let whole = async {
+        loop {
+            let known = header.len();
+            header.resize(announced::LONGEST, 0);
+            let come = tcp.peek(&mut header[known..]).await.map_err(|_| refused)?;
+            header.truncate(known + come);
+            let found = announced::read(&header).map_err(|_| refused)?;
+            // What does not settle it belongs to it.
+            let end = found.map_or(header.len(), |(_, end)| end);
+            if tcp.try_read(&mut header[known..end]).ok() != Some(end - known) {
+                return Err(refused);
+            }
+            match found {
+                Some((announced, _)) => return Ok(Some(announced)),
+                None if come == 0 && known == 0 => return Ok(None),
+                None if come == 0 => return Err(refused),
+                None => {}
+            }
+        }
+    };
+    in_time(whole, state).await.unwrap_or(Err(refused))
+}
+
 /// What comes before HTTP. `None`: it has failed, or takes too long.
 async fn open(tcp: TcpStream, listener: &Listener, state: &State) -> Option<Stream> {
     let Some(front) = &listener.tls else { return Some(Stream::Clear(tcp)) };
-    let mut handshake = std::pin::pin!(TlsAcceptor::from(front.current()).accept(tcp));
-    let done = std::future::poll_fn(|cx| {
+    let done = in_time(TlsAcceptor::from(front.current()).accept(tcp), state).await?.ok()?;
+    Some(Stream::Tls(Box::new(done.into())))
+}
+
+/// `None`: the connection's end comes first.
+async fn in_time<T>(opening: impl Future<Output = T>, state: &State) -> Option<T> {
+    let mut opening = std::pin::pin!(opening);
+    std::future::poll_fn(|cx| {
         state.note(cx);
         match state.verdict() {
             Some(Verdict::Abort) => Poll::Ready(None),
-            _ => handshake.as_mut().poll(cx).map(Result::ok),
+            _ => opening.as_mut().poll(cx).map(Some),
         }
     })
-    .await?;
-    Some(Stream::Tls(Box::new(done.into())))
+    .await
 }
 
 /// The connection's socket, which notes when the first byte of a head comes, and holds back what is refused.

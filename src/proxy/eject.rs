@@ -46,7 +46,8 @@ impl Seen {
             | Failure::StreamRefused
             | Failure::VersionRefused
             | Failure::CodingRefused
-            | Failure::MaxForwards => None,
+            | Failure::MaxForwards
+            | Failure::ProxyProtocol => None,
         }
     }
 }

@@ -58,6 +58,8 @@ pub enum Failure {
     CodingRefused,
     /// An OPTIONS request that may not be forwarded any further, and is answered in the application's place.
     MaxForwards,
+    /// A connection that should begin with a PROXY protocol header from a trusted proxy, and does not.
+    ProxyProtocol,
 }
 
 /// Whose fault it is.
@@ -79,7 +81,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 25] = [
+    pub const ALL: [Failure; 26] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -105,6 +107,7 @@ impl Failure {
         Failure::VersionRefused,
         Failure::CodingRefused,
         Failure::MaxForwards,
+        Failure::ProxyProtocol,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -295,6 +298,13 @@ impl Failure {
             Failure::MaxForwards => {
                 ("max_forwards", StatusCode::OK, Ours, Never, "the request was not to be forwarded beyond this proxy")
             }
+            Failure::ProxyProtocol => (
+                "proxy_protocol",
+                StatusCode::BAD_REQUEST,
+                Downstream,
+                Never,
+                "the connection does not begin with a PROXY protocol header from a trusted proxy",
+            ),
         }
     }
 }

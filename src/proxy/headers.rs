@@ -433,7 +433,7 @@ fn is_lookalike(name: &str) -> bool {
     ours && name.iter().any(|byte| matches!(byte, b'_' | b'.'))
 }
 
-fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
+pub fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&ip))
 }
 

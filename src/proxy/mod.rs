@@ -18,12 +18,14 @@
 //! * `grpc`: what a proxy has to know of it;
 //! * `strict`: a reader of HTTP/1 ahead of hyper, which refuses what hyper would let through;
 //! * `socket`: bytes in clear or through TLS, and how they leave cheaply;
+//! * `announced`: what a proxy in front says of a connection before its first byte;
 //! * `connection`: one client connection: what it speaks, and its end;
 //! * `tunnel`: what it becomes after a 101, bytes both ways;
 //! * `state`: its phase and deadlines; `streams`: those of the requests in an HTTP/2 connection;
 //! * `worker`: threads, listeners, the accept loop, the slow tick, drain;
 //! * `error`: what can go wrong, with a word, a status and a retry answer for each.
 
+mod announced;
 mod attempt;
 mod body;
 mod budget;

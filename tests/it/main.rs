@@ -8,6 +8,7 @@ mod random;
 mod support;
 
 mod admin;
+mod announced;
 mod arrows;
 mod chain;
 mod change;

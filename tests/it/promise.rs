@@ -78,7 +78,7 @@ trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
 /// A certificate for `app.local`, and a client that trusts nothing else.
-fn certificate() -> (rustls::ServerConfig, CertificateDer<'static>) {
+pub fn certificate() -> (rustls::ServerConfig, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(["app.local".to_owned()]).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -92,7 +92,7 @@ fn certificate() -> (rustls::ServerConfig, CertificateDer<'static>) {
     (config, made.cert.der().clone())
 }
 
-fn connector(trusted: &[CertificateDer<'static>]) -> TlsConnector {
+pub fn connector(trusted: &[CertificateDer<'static>]) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in trusted {
         roots.add(certificate.clone()).unwrap();
