@@ -539,11 +539,21 @@ fn log(level: &str, format: LogFormat) {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
+    log_panics();
     if json {
         subscriber.json().init();
     } else {
         subscriber.with_ansi(io::stderr().is_terminal() && wants_colour()).init();
     }
+}
+
+/// A panic costs the connection that it happens in, and is a line of the log like any other.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let said = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(place, thread = std::thread::current().name(), "panicked: {said}");
+    }));
 }
 
 /// See no-color.org.

@@ -690,6 +690,12 @@ fn limits(file: &File, defaults: Limits) -> Limits {
         target_bytes: written.target_bytes.value().map_or(defaults.target_bytes, |bytes| bytes as usize),
         body_bytes: written.body_bytes.or(defaults.body_bytes),
         connections: written.connections.value().map_or(defaults.connections, |count| count as usize),
+        connections_per_address: written
+            .connections_per_address
+            .value()
+            .map_or(defaults.connections_per_address, |most| most.map(|most| most as u32)),
+        requests_per_connection: written.requests_per_connection.or(defaults.requests_per_connection),
+        handshakes: written.handshakes.value().map_or(defaults.handshakes, |count| count as usize),
         streams: written.streams.value().map_or(defaults.streams, |count| count as usize),
         upstream_idle_connections: written
             .upstream_idle_connections

@@ -390,6 +390,13 @@ written! {
             "body-bytes" body_bytes: Leaf<OrNone<Size<0, { u64::MAX }>>> = "none";
             /// Client connections at once, over all workers, from 1 to 10 million. Beyond: 503 and closed.
             "connections" connections: Leaf<Count<1, 10_000_000>> = 10_000;
+            /// Client connections at once from one address (of IPv6, from one /64), over all workers, from 1 to 10
+            /// million, or `none`. Beyond: 503 and closed.
+            "connections-per-address" connections_per_address: Leaf<OrNone<Count<1, 10_000_000>>> = "none";
+            /// Requests in one client connection, from 1 to 10 million, or `none`. With the last one it ends politely.
+            "requests-per-connection" requests_per_connection: Leaf<OrNone<Count<1, 10_000_000>>> = "none";
+            /// TLS handshakes with clients at once, over all workers, from 1 to 10 million. Beyond: closed.
+            "handshakes" handshakes: Leaf<Count<1, 10_000_000>> = 500;
             /// HTTP/2: requests at once in a connection, from 1 to 10000. Beyond: the stream is refused.
             "streams" streams: Leaf<Count<1, 10_000>> = 100;
             /// Connections kept open without a request, per endpoint and worker, up to 100000.

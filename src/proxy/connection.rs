@@ -53,7 +53,19 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, s
             Err(failure) => return worker.cells.refused[failure as usize].add(1),
         },
     };
-    let Some(stream) = open(tcp, &listener, &state).await else { return };
+    let limits = worker.limits(state.port);
+    // Kept until the end.
+    let _counted = match limits.connections_per_address {
+        None => None,
+        Some(most) => match worker.gates.from_address(peer.ip(), most) {
+            Some(counted) => Some(counted),
+            None => return worker.refuse(&tcp, &listener, Failure::AddressLimit),
+        },
+    };
+    let Some(stream) = open(tcp, &listener, limits.handshakes, &worker, &state).await else { return };
+    if let Some(most) = limits.requests_per_connection {
+        state.ends_after(most);
+    }
     let secure = matches!(stream, Stream::Tls(_));
     let http2 = (stream.protocol() == Some(b"h2")).then_some(true).or(secure.then_some(false));
     state.opens(Client { redirect: listener.redirect_to_tls, ..Client::new(peer, local, secure) }, worker.now());
@@ -112,8 +124,13 @@ async fn announced(
 }
 
 /// What comes before HTTP. `None`: it has failed, or takes too long.
-async fn open(tcp: TcpStream, listener: &Listener, state: &State) -> Option<Stream> {
+async fn open(tcp: TcpStream, listener: &Listener, most: usize, worker: &Worker, state: &State) -> Option<Stream> {
     let Some(front) = &listener.tls else { return Some(Stream::Clear(tcp)) };
+    // At once and not later: a queue would let those who say nothing hold up those who do.
+    let Some(_begun) = worker.gates.handshake(most) else {
+        worker.refuse(&tcp, listener, Failure::HandshakeLimit);
+        return None;
+    };
     let done = in_time(TlsAcceptor::from(front.current()).accept(tcp), state).await?.ok()?;
     Some(Stream::Tls(Box::new(done.into())))
 }

@@ -47,7 +47,10 @@ impl Seen {
             | Failure::VersionRefused
             | Failure::CodingRefused
             | Failure::MaxForwards
-            | Failure::ProxyProtocol => None,
+            | Failure::ProxyProtocol
+            | Failure::AddressLimit
+            | Failure::HandshakeLimit
+            | Failure::NoDescriptors => None,
         }
     }
 }

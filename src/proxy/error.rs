@@ -60,6 +60,12 @@ pub enum Failure {
     MaxForwards,
     /// A connection that should begin with a PROXY protocol header from a trusted proxy, and does not.
     ProxyProtocol,
+    /// More connections of one client than `limits.connections-per-address`.
+    AddressLimit,
+    /// More handshakes of TLS at once than `limits.handshakes`.
+    HandshakeLimit,
+    /// The process has had no descriptors for a while.
+    NoDescriptors,
 }
 
 /// Whose fault it is.
@@ -81,7 +87,7 @@ pub enum Again {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 26] = [
+    pub const ALL: [Failure; 29] = [
         Failure::BadRequest,
         Failure::MethodRefused,
         Failure::TargetTooLong,
@@ -108,6 +114,9 @@ impl Failure {
         Failure::CodingRefused,
         Failure::MaxForwards,
         Failure::ProxyProtocol,
+        Failure::AddressLimit,
+        Failure::HandshakeLimit,
+        Failure::NoDescriptors,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -304,6 +313,27 @@ impl Failure {
                 Downstream,
                 Never,
                 "the connection does not begin with a PROXY protocol header from a trusted proxy",
+            ),
+            Failure::AddressLimit => (
+                "address_limit",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Downstream,
+                Never,
+                "this client has as many connections as the limit allows",
+            ),
+            Failure::HandshakeLimit => (
+                "handshake_limit",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Ours,
+                Never,
+                "there are as many TLS handshakes as the limit allows",
+            ),
+            Failure::NoDescriptors => (
+                "no_descriptors",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Ours,
+                Never,
+                "the proxy has no file descriptor left for another connection",
             ),
         }
     }

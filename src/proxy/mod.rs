@@ -22,6 +22,7 @@
 //! * `connection`: one client connection: what it speaks, and its end;
 //! * `tunnel`: what it becomes after a 101, bytes both ways;
 //! * `state`: its phase and deadlines; `streams`: those of the requests in an HTTP/2 connection;
+//! * `gates`: what clients may have at once over all workers;
 //! * `worker`: threads, listeners, the accept loop, the slow tick, drain;
 //! * `error`: what can go wrong, with a word, a status and a retry answer for each.
 
@@ -34,6 +35,7 @@ mod dial;
 mod eject;
 mod error;
 mod exchange;
+mod gates;
 mod grpc;
 mod headers;
 mod mirror;

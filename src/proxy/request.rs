@@ -48,7 +48,7 @@ pub async fn handle(
         Err(failure) if account.grpc => (call_refused(failure), Some(failure)),
         Err(failure) => (refusal(failure), Some(failure)),
     };
-    let leaving = worker.stage() != Stage::Serving;
+    let leaving = worker.stage() != Stage::Serving || connection.has_had_all();
     if state.is_stream() {
         *answer.version_mut() = Version::HTTP_2;
         if leaving {
@@ -57,7 +57,7 @@ pub async fn handle(
     } else if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Its connection ends with the tunnel.
     } else if leaving || failure.is_some_and(|failure| failure.side() == Side::Downstream) {
-        // Draining, or a client whose next bytes cannot be trusted to begin a request.
+        // Draining, or the connection's last request, or a client whose next bytes cannot be trusted to begin a request.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     // A refused call is an answer of 200 on the wire.

@@ -128,7 +128,9 @@ pub struct State {
     blocked: Cell<Option<Tick>>,
     verdict: Cell<Option<Verdict>>,
     waker: RefCell<Option<Waker>>,
-    /// HTTP/1: requests that have begun.
+    /// How many requests it may have.
+    most: Cell<u64>,
+    /// Requests that have begun, in HTTP/2 those of all streams.
     begun: Cell<u64>,
     /// HTTP/1: the head that came last was refused and answered without a request.
     refused: Cell<Option<Failure>>,
@@ -149,6 +151,7 @@ impl State {
     pub fn stream(&self, now: Tick) -> Rc<Self> {
         let stream = Rc::new(Self::begin(self.port, self.client.clone(), Phase::Waiting, true, now));
         self.served.set(true);
+        self.begun.set(self.begun.get() + 1);
         self.streams.borrow_mut().push(stream.clone());
         stream
     }
@@ -170,6 +173,7 @@ impl State {
             old: Cell::new(false),
             served: Cell::new(false),
             waker: RefCell::new(None),
+            most: Cell::new(u64::MAX),
             begun: Cell::new(0),
             refused: Cell::new(None),
             streams: RefCell::default(),
@@ -265,6 +269,17 @@ impl State {
         self.begun.set(self.begun.get() + 1);
         self.request_since.set(now);
         self.enter(Phase::Waiting, now);
+    }
+
+    /// It ends with its request of this number.
+    pub fn ends_after(&self, requests: u64) {
+        self.most.set(requests);
+    }
+
+    /// Whether it has had as many requests as it may have.
+    #[inline]
+    pub fn has_had_all(&self) -> bool {
+        self.begun.get() >= self.most.get()
     }
 
     /// Whether that many requests have come, and all have been answered to the last byte.

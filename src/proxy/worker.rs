@@ -4,9 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
 use super::connection;
+use super::gates::Gates;
 use super::mirror::Copies;
 use super::queue::Rooms;
 use super::state::{Phase, State, TICK, Tick};
@@ -94,6 +97,7 @@ impl Bound {
         let open = Arc::new(AtomicUsize::new(0));
         let accepting = Arc::new(AtomicUsize::new(self.sockets.iter().map(Vec::len).sum()));
         let rooms = Arc::new(Rooms::default());
+        let gates = Arc::new(Gates::default());
         let mut threads = Vec::new();
         for (index, sockets) in self.sockets.into_iter().enumerate() {
             let start = Start {
@@ -104,6 +108,7 @@ impl Bound {
                 open: open.clone(),
                 accepting: accepting.clone(),
                 rooms: rooms.clone(),
+                gates: gates.clone(),
                 stage: stage.subscribe(),
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run(start))?;
@@ -169,6 +174,7 @@ struct Start {
     open: Arc<AtomicUsize>,
     accepting: Arc<AtomicUsize>,
     rooms: Arc<Rooms>,
+    gates: Arc<Gates>,
     stage: watch::Receiver<Stage>,
 }
 
@@ -188,6 +194,7 @@ async fn work(start: Start) {
         metrics: start.metrics,
         open: start.open,
         rooms: start.rooms,
+        gates: start.gates,
         connections: RefCell::default(),
         copies: Copies::default(),
         tick: Cell::new(Tick(0)),
@@ -235,6 +242,9 @@ fn seed() -> u64 {
 
 /// Takes connections until the worker drains; then whatever the kernel has already accepted, and no more.
 async fn accept(worker: Rc<Worker>, listener: TcpListener, settings: Rc<Listener>, mut stage: watch::Receiver<Stage>) {
+    let mut spare = spare_descriptor();
+    // How often in a row there was no descriptor.
+    let mut shortage = 0;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -242,13 +252,20 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, settings: Rc<Listener
             _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
         };
         match accepted {
-            Ok((stream, _)) => worker.serve(stream, &settings),
+            Ok((stream, _)) => {
+                shortage = 0;
+                worker.serve(stream, &settings);
+            }
             // Out of descriptors or memory: wait for some to come back rather than spin. Other errors belong to a
             // connection that died in the queue.
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =>
             {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                shortage += 1;
+                if shortage > PATIENT_LOOKS {
+                    spare = refuse_some(&worker, &listener, &settings, spare);
+                }
+                tokio::time::sleep(SHORTAGE).await;
             }
             Err(_) => {}
         }
@@ -263,6 +280,33 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, settings: Rc<Listener
             worker.serve(stream, &settings);
         }
     }
+}
+
+/// Between two looks whether there are descriptors again, and after how many that fail clients no longer wait: they are
+/// told to try elsewhere, a few at each look.
+const SHORTAGE: Duration = Duration::from_millis(50);
+const PATIENT_LOOKS: usize = 10;
+const REFUSED_AT_A_LOOK: usize = 16;
+
+/// A descriptor kept for bad times.
+fn spare_descriptor() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+/// Gives the spare descriptor away to take connections that nobody can serve, one at a time. Returns a new one.
+fn refuse_some(
+    worker: &Worker,
+    listener: &TcpListener,
+    settings: &Listener,
+    spare: Option<OwnedFd>,
+) -> Option<OwnedFd> {
+    drop(spare);
+    let mut noop = Context::from_waker(Waker::noop());
+    for _ in 0..REFUSED_AT_A_LOOK {
+        let Poll::Ready(Ok((stream, _))) = listener.poll_accept(&mut noop) else { break };
+        worker.refuse(&stream, settings, Failure::NoDescriptors);
+    }
+    spare_descriptor()
 }
 
 /// One version, as this worker reaches and counts it.
@@ -309,6 +353,8 @@ pub struct Worker {
     open: Arc<AtomicUsize>,
     /// The places before endpoints, of all workers; asked once per change.
     rooms: Arc<Rooms>,
+    /// What clients of all workers have at once, where there is a bound.
+    pub gates: Arc<Gates>,
     connections: RefCell<HashMap<u64, Rc<State>>>,
     /// Copies of mirrored requests on their way.
     pub copies: Copies,
@@ -453,7 +499,7 @@ impl Worker {
         self.cells.connections_accepted.add(1);
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits(listener.port).connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            return self.refuse(&stream, listener);
+            return self.refuse(&stream, listener, Failure::ConnectionLimit);
         }
         let state = State::new(listener.port, self.now());
         let open = Open::new(self.clone(), state.clone());
@@ -464,8 +510,8 @@ impl Worker {
         });
     }
 
-    fn refuse(&self, stream: &TcpStream, listener: &Listener) {
-        let failure = Failure::ConnectionLimit;
+    /// Counts a connection that gets nothing but the reason; the caller closes it.
+    pub fn refuse(&self, stream: &TcpStream, listener: &Listener, failure: Failure) {
         self.cells.refused[failure as usize].add(1);
         // One try, before the request is read: the client that reads it learns why. Through TLS it would not understand.
         if listener.tls.is_none() {
@@ -501,5 +547,83 @@ impl Drop for Open {
             self.worker.cells.panics.add(1);
         }
         self.worker.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::rt::Executor;
+
+    use super::*;
+    use crate::proxy::state::Verdict;
+    use crate::proxy::streams::Streams;
+    use crate::route::PortName;
+
+    fn worker() -> Rc<Worker> {
+        let (_, live) = crate::route::live::channel(1);
+        let metrics = Arc::new(Metrics::new(1, live.clone(), vec![PortName::default()]));
+        Rc::new(Worker {
+            index: 0,
+            ports: Box::new([Port::new(live.view(0))]),
+            cells: metrics.proxy(0),
+            metrics,
+            open: Arc::default(),
+            rooms: Arc::default(),
+            gates: Arc::default(),
+            connections: RefCell::default(),
+            copies: Copies::default(),
+            tick: Cell::new(Tick(0)),
+            stage: Cell::new(Stage::Serving),
+            random: Cell::new(1),
+            stream: RefCell::default(),
+        })
+    }
+
+    /// Runs on a worker's kind of runtime, where tasks are caught one by one.
+    fn locally(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        runtime.unwrap().block_on(test);
+    }
+
+    #[test]
+    fn a_panic_costs_one_connection_and_is_counted() {
+        locally(async {
+            let worker = worker();
+            let task = |panics: bool| {
+                worker.cells.connections_accepted.add(1);
+                worker.open.fetch_add(1, Ordering::Relaxed);
+                let open = Open::new(worker.clone(), State::new(0, worker.now()));
+                tokio::task::spawn_local(async move {
+                    let _open = open;
+                    tokio::task::yield_now().await;
+                    assert!(!panics, "as this test wants it");
+                })
+            };
+            let (good, bad, other) = (task(false), task(true), task(false));
+            assert_eq!(worker.connections.borrow().len(), 3);
+            assert!(good.await.is_ok() && bad.await.is_err_and(|error| error.is_panic()) && other.await.is_ok());
+            assert_eq!(worker.cells.panics.get(), 1);
+            assert_eq!((worker.connections.borrow().len(), worker.cells.connections.get()), (0, 0));
+            assert_eq!(worker.open.load(Ordering::Relaxed), 0);
+        });
+    }
+
+    #[test]
+    fn a_panic_in_a_stream_ends_its_connection_and_no_other() {
+        locally(async {
+            let worker = worker();
+            let (mine, other) = (State::new(0, worker.now()), State::new(0, worker.now()));
+            let (done, end) = tokio::sync::oneshot::channel::<()>();
+            Streams::new(worker.clone(), mine.clone()).execute(async move {
+                // Dropped by the panic.
+                let _done = done;
+                tokio::task::yield_now().await;
+                panic!("as this test wants it");
+            });
+            assert!(end.await.is_err());
+            tokio::task::yield_now().await;
+            assert_eq!(worker.cells.panics.get(), 1);
+            assert_eq!((mine.verdict(), other.verdict()), (Some(Verdict::Abort), None));
+        });
     }
 }

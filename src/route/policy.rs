@@ -83,6 +83,13 @@ pub struct Limits {
     pub body_bytes: Option<u64>,
     /// Client connections at once, over all workers. Beyond: 503 and closed.
     pub connections: usize,
+    /// Client connections at once from one address (of IPv6, from one /64), over all workers. Beyond: 503 and closed.
+    /// `None`: no bound, and no cost.
+    pub connections_per_address: Option<u32>,
+    /// Requests in one client connection. With the last one it ends politely. `None`: no bound.
+    pub requests_per_connection: Option<u64>,
+    /// Handshakes of TLS with clients at once, over all workers. Beyond: closed.
+    pub handshakes: usize,
     /// HTTP/2: requests at once in a connection. Beyond: the stream is refused, and may be tried again.
     pub streams: usize,
     /// Connections kept open without a request, per endpoint and worker.
@@ -101,6 +108,9 @@ impl Default for Limits {
             target_bytes: 16 * 1024,
             body_bytes: None,
             connections: 10_000,
+            connections_per_address: None,
+            requests_per_connection: None,
+            handshakes: 500,
             streams: 100,
             upstream_idle_connections: 256,
             endpoint_requests: None,

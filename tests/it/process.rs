@@ -63,6 +63,10 @@ impl Process {
         Self { child, out, log }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line of stdout; `None` after the last.
     pub async fn line(&mut self) -> Option<String> {
         soon("a line of stdout", self.out.recv()).await
