@@ -109,7 +109,6 @@ struct Listening {
     at: At,
     port: PortName,
     tls: Option<Front>,
-    proxy_protocol: bool,
     redirect_to_tls: Option<u16>,
 }
 
@@ -123,13 +122,13 @@ fn ports(listeners: Vec<Listening>) -> (Vec<PortName>, Vec<Listener>) {
     let subject_headers: Arc<[HeaderName]> = headers.into();
     let listeners = listeners
         .into_iter()
-        .map(|Listening { address, port, tls, proxy_protocol, redirect_to_tls, .. }| {
+        .map(|Listening { address, port, tls, redirect_to_tls, .. }| {
             let number = ports.iter().position(|known| *known == port).unwrap_or_else(|| {
                 ports.push(port);
                 ports.len() - 1
             });
             let subject_headers = subject_headers.clone();
-            Listener { address, port: number, tls, proxy_protocol, subject_headers, redirect_to_tls }
+            Listener { address, port: number, tls, subject_headers, redirect_to_tls }
         })
         .collect();
     (ports, listeners)
@@ -173,10 +172,10 @@ impl Checking<'_> {
                 self.problems.add(&leaf.at, complaint.also(&earlier.at, "here already").help("keep one of the two"));
             }
             let port = item.port.or(PortName::default());
-            let (tls, proxy_protocol) = (self.front(item), self.proxy_protocol(item, file));
+            let tls = self.front(item);
             let redirect_to_tls = self.redirect_to_tls(item);
             let (address, at) = (leaf.value, leaf.at.clone());
-            listeners.push(Listening { address, at, port, tls, proxy_protocol, redirect_to_tls });
+            listeners.push(Listening { address, at, port, tls, redirect_to_tls });
         }
         listeners
     }

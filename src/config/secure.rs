@@ -9,7 +9,7 @@ use super::check::{Checking, unreadable};
 use super::leaf::{Leaf, OneOf};
 use super::problem::{At, Complaint, quoted};
 use super::read::Field;
-use super::written::{BackTls, Backend, Certificate, Demand, File, FrontTls, Listener, Spoken, TlsOrNone, Upstream};
+use super::written::{BackTls, Backend, Certificate, Demand, FrontTls, Listener, Spoken, TlsOrNone, Upstream};
 use crate::route::transport::{Protocol, Transport};
 use crate::source::Endpoint;
 use crate::tls::{self, Clients, Front, Loaded, Oldest, Pair, Wrong, back, front};
@@ -110,18 +110,6 @@ impl Checking<'_> {
             required: written.client_certificates.or(Demand::Required) == Demand::Required,
             header,
         }))
-    }
-
-    pub(super) fn proxy_protocol(&mut self, listener: &Listener, file: &File) -> bool {
-        let asked = listener.proxy_protocol.or(false);
-        if let Some(leaf) = listener.proxy_protocol.get().filter(|leaf| leaf.value)
-            && file.trusted_proxies.get().map_or(file.trusted_proxies.is_absent(), |list| list.0.is_empty())
-        {
-            let complaint =
-                Complaint::new("the PROXY protocol is believed from `trusted-proxies` only, and there is none");
-            self.complain(&leaf.at, complaint.help("add `trusted-proxies: [10.0.0.0/8]`, with the addresses of yours"));
-        }
-        asked
     }
 
     pub(super) fn redirect_to_tls(&mut self, listener: &Listener) -> Option<u16> {

@@ -100,9 +100,6 @@ written! {
             /// Answers every request with a redirect (308) to the same address over TLS at this port, from 1 to 65535.
             /// Default: requests are served.
             "redirect-to-tls" redirect_to_tls: Leaf<Count<1, 65_535>>;
-            /// Each connection begins with a PROXY protocol header (v1 or v2), which tells the client's address. Believed
-            /// from `trusted-proxies` only.
-            "proxy-protocol" proxy_protocol: Leaf<Switch> = false;
         }
     }
 

@@ -22,6 +22,7 @@ use super::strict::{Bounds, Refusal, Scanner};
 use super::tunnel::{Half, Tunnel};
 use super::worker::Worker;
 use super::{Failure, Listener, request};
+use crate::tls::{self, Front, HandshakeFailure};
 
 /// What a client that speaks HTTP/2 without having agreed on it says first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -41,10 +42,18 @@ const WRONGED_STREAMS: usize = 200;
 /// Serves one connection until its end.
 pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, state: Rc<State>) {
     let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return };
-    let Some(stream) = open(tcp, &listener, &state).await else { return };
+    let Some(stream) = open(tcp, &listener, &state, &worker).await else { return };
+    let (front, session) = (listener.tls.as_ref(), stream.session());
+    let subject = front.and_then(Front::subject_header).cloned().zip(session.and_then(tls::subject));
     let secure = matches!(stream, Stream::Tls(_));
     let http2 = (stream.protocol() == Some(b"h2")).then_some(true).or(secure.then_some(false));
-    state.opens(Client { redirect: listener.redirect_to_tls, ..Client::new(peer, local, secure) }, worker.now());
+    let client = Client {
+        redirect: listener.redirect_to_tls,
+        subject,
+        subject_headers: listener.subject_headers.clone(),
+        ..Client::new(peer, local, secure)
+    };
+    state.opens(client, worker.now());
     let socket = Socket {
         stream,
         ahead: Vec::new(),
@@ -63,18 +72,27 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, s
 }
 
 /// What comes before HTTP. `None`: it has failed, or takes too long.
-async fn open(tcp: TcpStream, listener: &Listener, state: &State) -> Option<Stream> {
+async fn open(tcp: TcpStream, listener: &Listener, state: &State, worker: &Worker) -> Option<Stream> {
     let Some(front) = &listener.tls else { return Some(Stream::Clear(tcp)) };
     let mut handshake = std::pin::pin!(TlsAcceptor::from(front.current()).accept(tcp));
-    let done = std::future::poll_fn(|cx| {
+    let outcome = std::future::poll_fn(|cx| {
         state.note(cx);
         match state.verdict() {
-            Some(Verdict::Abort) => Poll::Ready(None),
-            _ => handshake.as_mut().poll(cx).map(Result::ok),
+            Some(Verdict::Abort) => Poll::Ready(Err(HandshakeFailure::Timeout)),
+            _ => handshake.as_mut().poll(cx).map_err(|error| HandshakeFailure::of(&error)),
         }
     })
-    .await?;
-    Some(Stream::Tls(Box::new(done.into())))
+    .await;
+    match outcome {
+        Ok(stream) => {
+            worker.cells.handshake(tls::resumed(stream.get_ref().1));
+            Some(Stream::Tls(Box::new(stream.into())))
+        }
+        Err(failure) => {
+            worker.cells.handshake_failure(failure);
+            None
+        }
+    }
 }
 
 /// The connection's socket, which notes when the first byte of a head comes, and holds back what is refused.

@@ -82,8 +82,6 @@ pub struct Listener {
     pub port: usize,
     /// `None`: in clear.
     pub tls: Option<Front>,
-    /// Connections begin with a PROXY protocol header, from peers that are trusted proxies.
-    pub proxy_protocol: bool,
     /// Headers in which the application learns who a client is, by its certificate, on this listener or another one. What
     /// clients themselves write in them is removed.
     pub subject_headers: Arc<[HeaderName]>,
@@ -95,7 +93,7 @@ impl Listener {
     /// In clear, before the application's port of that number.
     pub fn plain(address: SocketAddr, port: usize) -> Self {
         let (tls, subject_headers) = (None, Arc::default());
-        Self { address, port, tls, proxy_protocol: false, subject_headers, redirect_to_tls: None }
+        Self { address, port, tls, subject_headers, redirect_to_tls: None }
     }
 }
 

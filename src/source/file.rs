@@ -135,13 +135,13 @@ impl<T, C: PartialEq> Look<T, C> {
                 let _ = wake.try_send(());
             }
         })
-        .and_then(|mut watcher| {
+        .map(|mut watcher| {
             for directory in &self.directories {
                 if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
                     tracing::warn!("no events for {}: {error}; it is looked at every {POLL:?}", directory.display());
                 }
             }
-            Ok(watcher)
+            watcher
         });
         if let Err(error) = &watcher {
             tracing::warn!("no events for files: {error}; they are looked at every {POLL:?}");

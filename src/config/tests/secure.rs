@@ -67,7 +67,7 @@ fn certificates_and_protocols_mean_what_they_say() {
     let folder = Folder::new();
     let config = folder.good(TEXT);
     let [plain, secure] = &config.proxy.listeners[..] else { panic!("two listeners") };
-    assert_eq!((&plain.tls, plain.redirect_to_tls, plain.proxy_protocol), (&None, None, false));
+    assert_eq!((&plain.tls, plain.redirect_to_tls), (&None, None));
     let settings = front(secure);
     assert_eq!(settings.certificates[0].certificate, folder.path().join("app.pem"));
     let clients = settings.clients.as_ref().unwrap();
@@ -109,22 +109,21 @@ fn what_is_left_out_about_tls_is_what_the_schema_says() {
 }
 
 #[test]
-fn a_secret_is_a_folder_and_a_listener_may_redirect_or_stand_behind_another_proxy() {
+fn a_secret_is_a_folder_and_a_listener_may_redirect() {
     let folder = Folder::new();
     std::fs::create_dir(folder.path().join("secret")).unwrap();
     let signed = folder.1.sign(&["app"]);
     write(&folder.path().join("secret"), "tls.crt", &signed.certificate);
     write(&folder.path().join("secret"), "tls.key", &signed.key);
     let config = folder.good(
-        "trusted-proxies: [10.0.0.0/8]
-listeners:
-  - { address: ':80', redirect-to-tls: 443, proxy-protocol: true }
+        "listeners:
+  - { address: ':80', redirect-to-tls: 443 }
   - { address: ':443', tls: { certificates: [{ secret: secret }, { cert: app.pem, key: app.key }] } }
 backends: { stable: { endpoints: [':9001'] } }
 ",
     );
     let [plain, secure] = &config.proxy.listeners[..] else { panic!("two listeners") };
-    assert_eq!((plain.redirect_to_tls, plain.proxy_protocol), (Some(443), true));
+    assert_eq!(plain.redirect_to_tls, Some(443));
     assert_eq!(front(secure).certificates[0].key, folder.path().join("secret/tls.key"));
     assert!(secure.subject_headers.is_empty());
 }
