@@ -36,6 +36,7 @@ mod signals;
 mod split;
 mod sticky;
 mod stream;
+mod tls;
 mod tour;
 mod verify;
 mod websocket;
