@@ -60,6 +60,8 @@ pub struct Bound {
     ports: Vec<PortName>,
     workers: usize,
     following: Option<FollowingView>,
+    /// What each listener shows its clients.
+    fronts: Vec<Option<tls::Front>>,
 }
 
 /// Opens every socket, so that a port in use is an error before anything has started.
@@ -69,7 +71,9 @@ pub fn bind(settings: Settings) -> io::Result<Bound> {
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     let admin = settings.admin.map(admin::bind).transpose()?;
     let (workers, following) = (settings.proxy.workers, settings.following);
-    Ok(Bound { proxy: proxy::bind(settings.proxy)?, admin, identity: settings.identity, ports, workers, following })
+    let fronts = settings.proxy.listeners.iter().map(|listener| listener.tls.clone()).collect();
+    let proxy = proxy::bind(settings.proxy)?;
+    Ok(Bound { proxy, admin, identity: settings.identity, ports, workers, following, fronts })
 }
 
 /// Whether the ports are told apart by their names, and every listener stands before one of them.
@@ -110,6 +114,10 @@ impl Bound {
         let readiness = admin::Readiness::new(live.clone());
         tokio::spawn(metrics::notice::run(Arc::downgrade(&metrics)));
         tokio::spawn(control::run(observations, publisher, self.identity, metrics.clone(), status));
+        let shown = listeners.iter().zip(self.fronts).filter_map(|(address, front)| Some((*address, front?)));
+        let shown: Vec<_> = shown.collect();
+        let certificates =
+            (!shown.is_empty()).then(|| tokio::spawn(source::certificates::follow(shown, metrics.clone())));
         let admin = self.admin.map(|admin| {
             let context = admin::Context {
                 live: live.clone(),
@@ -120,14 +128,16 @@ impl Bound {
             };
             tokio::spawn(admin.serve(context, std::future::pending()))
         });
-        Ok(Running { proxy, admin, readiness, live, metrics, status: status_view, listeners, admin_address })
+        let beside = [admin, certificates].into_iter().flatten().collect();
+        Ok(Running { proxy, beside, readiness, live, metrics, status: status_view, listeners, admin_address })
     }
 }
 
 /// A proxy at work. Dropping it does not stop it; [`Running::drain`] and [`Running::stop`] do.
 pub struct Running {
     proxy: proxy::Running,
-    admin: Option<tokio::task::JoinHandle<()>>,
+    /// The tasks that end with it: the admin listener, and what follows certificates.
+    beside: Vec<tokio::task::JoinHandle<()>>,
     readiness: admin::Readiness,
     live: Live,
     metrics: Arc<Metrics>,
@@ -164,9 +174,7 @@ impl Running {
     pub async fn drain(self) -> usize {
         self.readiness.drain();
         let cut = self.proxy.drain().await;
-        if let Some(admin) = self.admin {
-            admin.abort();
-        }
+        self.beside.iter().for_each(tokio::task::JoinHandle::abort);
         cut
     }
 
@@ -174,8 +182,6 @@ impl Running {
     pub fn stop(self) {
         self.readiness.drain();
         self.proxy.stop();
-        if let Some(admin) = self.admin {
-            admin.abort();
-        }
+        self.beside.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

@@ -4,8 +4,10 @@ mod cli;
 mod cluster;
 
 use std::io::{self, IsTerminal, Write};
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
@@ -14,10 +16,11 @@ use tokio::sync::mpsc;
 
 use cli::{Cli, Command};
 use splitway::admin::explain::{Asked, question, to_target};
-use splitway::config::{self, Config, Flags, LogFormat, Problems, What};
+use splitway::config::{self, Beside, Config, Flags, LogFormat, Problems, What};
 use splitway::route::picker::Turn;
 use splitway::route::{Generation, Identity, Snapshot};
 use splitway::source::{self, file};
+use splitway::tls::Contents;
 use splitway::{admin, control, demo, lint};
 
 // The default allocator of the static image's C library is several times slower.
@@ -154,14 +157,16 @@ fn serve(run: cli::Run) -> Result<ExitCode, Stop> {
             .inspect(|_| hint("Next: save it as splitway.yaml, then: splitway run --config splitway.yaml"));
     }
     let text = file.map(config::text).transpose().map_err(problems)?;
+    let mut beside = Beside::default();
     let config = match (file, &text) {
-        (Some(path), Some(text)) => config::parse(text, &path.display().to_string(), &flags),
+        (Some(path), Some(text)) => config::parse_beside(text, &path.display().to_string(), &flags, &mut beside),
         _ => config::from_flags(&flags),
     }
     .map_err(problems)?;
+    beside.started(&config);
     log(&config.log.level, config.log.format);
     let origin = file.map_or_else(|| "flags".to_owned(), |path| path.display().to_string());
-    let file = file.zip(text).map(|(path, text)| File { path: path.to_owned(), text, flags });
+    let file = file.zip(text).map(|(path, text)| File { path: path.to_owned(), text, flags, beside });
     run_cold(serve_until_told(config, origin, file, run.cluster, run.print_addresses))?
 }
 
@@ -171,16 +176,26 @@ struct File {
     text: String,
     /// What was said over it.
     flags: Flags,
+    /// What it names.
+    beside: Beside,
 }
 
-/// Reads the file again when it changes. What only a restart can change is noted, not obeyed. `take` finds the part that
+/// What settings are made of: two that are equal mean the same.
+#[derive(PartialEq)]
+struct Texts {
+    text: String,
+    /// What it names.
+    files: Vec<(PathBuf, Contents)>,
+}
+
+/// Reads the file again when it, or a file that it names, changes. What only a restart can change is noted, not obeyed. `take` finds the part that
 /// is followed.
 fn watch<T: Send + 'static>(
     file: File,
     started: &Config,
     take: impl Fn(What) -> Option<T> + Send + 'static,
 ) -> io::Result<Option<file::Watch<T>>> {
-    let File { path, text, flags } = file;
+    let File { path, text, flags, beside } = file;
     if !path.is_file() {
         // A pipe, as in `--config <(command)`, can be read once only.
         tracing::warn!("{} is not a regular file: it is not read again", path.display());
@@ -189,20 +204,36 @@ fn watch<T: Send + 'static>(
     let name = path.display().to_string();
     let started = started.clone();
     let read_from = path.clone();
+    let texts = Texts { text, files: beside.files.clone() };
+    let paths: Vec<PathBuf> = iter::once(&path).chain(texts.files.iter().map(|(path, _)| path)).cloned().collect();
+    let beside = Arc::new(Mutex::new(beside));
+    let named = beside.clone();
     let reader = file::Reader {
-        read: Box::new(move || config::text(&read_from).map_err(|problems| problems.one_line())),
-        parse: Box::new(move |text| match config::parse(text, &name, &flags) {
-            Ok(config) => {
-                let notes = started.needs_restart(&config);
-                match take(config.what) {
-                    Some(declared) => Ok(file::Loaded { declared, notes }),
-                    None => Err(notes.join("; ")),
-                }
-            }
-            Err(problems) => Err(problems.one_line()),
+        read: Box::new(move || {
+            let text = config::text(&read_from).map_err(|problems| problems.one_line())?;
+            let named = named.lock().expect("no holder of this lock panics");
+            let files = named.files.iter().map(|(path, _)| (path.clone(), Contents::read(path))).collect();
+            Ok(Texts { text, files })
         }),
+        parse: Box::new(move |texts: &mut Texts| {
+            let mut beside = beside.lock().expect("no holder of this lock panics");
+            let parsed = config::parse_beside(&texts.text, &name, &flags, &mut beside);
+            texts.files.clone_from(&beside.files);
+            match parsed {
+                Ok(config) => {
+                    let notes = started.needs_restart(&config);
+                    match take(config.what) {
+                        Some(declared) => Ok(file::Loaded { declared, notes }),
+                        None => Err(notes.join("; ")),
+                    }
+                }
+                Err(problems) => Err(problems.one_line()),
+            }
+        }),
+        // Files that belong together are not always written together.
+        patience: if paths.len() > 1 { file::PAIRS } else { file::SECOND_LOOK },
     };
-    file::Watch::start(&path, text, reader).map(Some)
+    file::Watch::start(&paths, texts, reader).map(Some)
 }
 
 async fn serve_until_told(

@@ -31,6 +31,9 @@ pub struct Picture {
     /// Only where a Rollout is followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// Only where a listener speaks TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// What is live at each port of the application; nothing before the first snapshot.
     pub ports: Vec<Port>,
 }
@@ -56,6 +59,25 @@ pub struct Rollout {
     /// This proxy's place among its replicas, from 0, and how many they are.
     pub replica: Option<[u32; 2]>,
     pub peers: Vec<String>,
+}
+
+/// What clients are shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tls {
+    pub certificates: Vec<Certificate>,
+    /// Files whose contents cannot be used now; what they should replace serves on.
+    pub refused: Vec<Refused>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Certificate {
+    /// The listener's address.
+    pub listener: String,
+    pub file: String,
+    /// The host names that it is for.
+    pub names: Vec<String>,
+    pub not_before: String,
+    pub not_after: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -232,6 +254,7 @@ impl Picture {
             last_scraped_at: last_scraped_at.map(time),
             last_scraped_by,
             rollout: context.following.as_ref().map(|following| Rollout::of(&following.borrow())),
+            tls: Tls::of(&context.metrics.certificates),
             ports: ports
                 .map(|(number, (name, snapshot))| {
                     Port::of(name, snapshot, metrics::Account::of(&totals, number, Some(snapshot)))
@@ -261,6 +284,23 @@ impl Rollout {
             replica: following.turn.map(|turn| [turn.index(), turn.of()]),
             peers: following.peers.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+impl Tls {
+    fn of(certificates: &metrics::Certificates) -> Option<Self> {
+        let seconds = |seconds: i64| time(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.max(0) as u64));
+        let shown = certificates.shown().into_iter().map(|one| Certificate {
+            listener: one.listener,
+            file: one.file,
+            names: one.names,
+            not_before: seconds(one.not_before),
+            not_after: seconds(one.not_after),
+        });
+        let certificates_shown: Vec<_> = shown.collect();
+        let refused = certificates.refused().into_iter();
+        let refused = refused.map(|one| Refused { at: time(one.at), origin: one.file, message: one.message });
+        (!certificates_shown.is_empty()).then(|| Self { certificates: certificates_shown, refused: refused.collect() })
     }
 }
 

@@ -1,10 +1,12 @@
 //! From what was written to what was meant: everything that needs more than one field to judge, and the defaults.
 
 use std::collections::HashMap;
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use http::HeaderName;
 
 use super::amount::WeightKind;
 use super::leaf::{Kind, Leaf};
@@ -15,7 +17,7 @@ use super::written::{
     Backend, Conditions, Cookie, File, KeySource, Match, Mirror, PathMatch, Route, RouteTimeouts, Sticky, ValueMatch,
     Weights,
 };
-use super::{Config, Log, LogFormat, Replica, What};
+use super::{Beside, Config, Log, LogFormat, Replica, What};
 use crate::proxy::{self, Listener};
 use crate::route::bucket::{self, BucketCookie, SameSite};
 use crate::route::matches::{self, Match as Meant};
@@ -23,6 +25,7 @@ use crate::route::policy::{Limits, Mirroring, Outliers, Policy, Retry, Timeouts}
 use crate::route::weight::{self, SumError};
 use crate::route::{self, Action, Override, PortName, Role, RouteName, Share, Shares, SharesError, VersionHash};
 use crate::source::{Declared, DeclaredBackend, Overlay};
+use crate::tls::Front;
 
 /// The salt and the seed of those who do not choose one.
 const NAME: &str = "splitway";
@@ -41,11 +44,16 @@ enum Mode {
 }
 
 /// `None`: problems were added. `folder` is where relative names of files begin.
-pub(super) fn check(file: &File, folder: &Path, problems: &mut Problems) -> Option<Config> {
+pub(super) fn check(file: &File, folder: &Path, beside: &mut Beside, problems: &mut Problems) -> Option<Config> {
     let mode = if file.rollout.is_absent() { Mode::Declared } else { Mode::Rollout };
-    let mut checking = Checking { mode, names: None, expressions: 0, problems };
+    let mut checking =
+        Checking { mode, names: None, expressions: 0, folder, beside, upstream_is_wrong: false, problems };
     let listeners = checking.listeners(file);
     let admin = checking.admin(file, &listeners);
+    let transport = match mode {
+        Mode::Declared => None,
+        Mode::Rollout => checking.transport(None, file.upstream.get(), &[]),
+    };
     let (backends, split) = match mode {
         Mode::Declared => {
             let backends = checking.backends(file);
@@ -59,7 +67,7 @@ pub(super) fn check(file: &File, folder: &Path, problems: &mut Problems) -> Opti
     };
     let routes = checking.routes(file);
     checking.outliers(file);
-    let sticky = file.sticky.get().map(|sticky| checking.sticky(sticky, folder));
+    let sticky = file.sticky.get().map(|sticky| checking.sticky(sticky));
     let replica = checking.replica(file);
     if !checking.problems.is_empty() {
         return None;
@@ -77,7 +85,7 @@ pub(super) fn check(file: &File, folder: &Path, problems: &mut Problems) -> Opti
             dns_interval: file.dns.get().and_then(|dns| dns.interval.value()).unwrap_or(DNS_INTERVAL),
         }),
         Mode::Rollout => {
-            let overlay = Overlay { routes, sticky, override_, policy, ..Overlay::default() };
+            let overlay = Overlay { routes, sticky, override_, policy, transport: transport?, ..Overlay::default() };
             What::Rollout(file.rollout.value()?, overlay)
         }
     };
@@ -100,34 +108,48 @@ struct Listening {
     address: SocketAddr,
     at: At,
     port: PortName,
+    tls: Option<Front>,
+    proxy_protocol: bool,
+    redirect_to_tls: Option<u16>,
 }
 
 /// Every port once, in the order of the listeners, which become pointed at their ports by number.
 fn ports(listeners: Vec<Listening>) -> (Vec<PortName>, Vec<Listener>) {
     let mut ports: Vec<PortName> = Vec::new();
+    let headers = listeners.iter().filter_map(|listener| listener.tls.as_ref()?.subject_header());
+    let mut headers: Vec<HeaderName> = headers.cloned().collect();
+    headers.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+    headers.dedup();
+    let subject_headers: Arc<[HeaderName]> = headers.into();
     let listeners = listeners
         .into_iter()
-        .map(|Listening { address, port, .. }| {
+        .map(|Listening { address, port, tls, proxy_protocol, redirect_to_tls, .. }| {
             let number = ports.iter().position(|known| *known == port).unwrap_or_else(|| {
                 ports.push(port);
                 ports.len() - 1
             });
-            Listener::plain(address, number)
+            let subject_headers = subject_headers.clone();
+            Listener { address, port: number, tls, proxy_protocol, subject_headers, redirect_to_tls }
         })
         .collect();
     (ports, listeners)
 }
 
-struct Checking<'a> {
+pub(super) struct Checking<'a> {
     mode: Mode,
     /// The names of all backends; `None` when not all are known, so that no name can be called wrong.
     names: Option<Vec<String>>,
     expressions: usize,
+    /// Where relative names of files begin.
+    pub(super) folder: &'a Path,
+    pub(super) beside: &'a mut Beside,
+    /// What `upstream` says to all backends was found to be wrong.
+    pub(super) upstream_is_wrong: bool,
     problems: &'a mut Problems,
 }
 
 impl Checking<'_> {
-    fn complain(&mut self, at: &At, complaint: Complaint) {
+    pub(super) fn complain(&mut self, at: &At, complaint: Complaint) {
         self.problems.add(at, complaint);
     }
 
@@ -151,7 +173,10 @@ impl Checking<'_> {
                 self.problems.add(&leaf.at, complaint.also(&earlier.at, "here already").help("keep one of the two"));
             }
             let port = item.port.or(PortName::default());
-            listeners.push(Listening { address: leaf.value, at: leaf.at.clone(), port });
+            let (tls, proxy_protocol) = (self.front(item), self.proxy_protocol(item, file));
+            let redirect_to_tls = self.redirect_to_tls(item);
+            let (address, at) = (leaf.value, leaf.at.clone());
+            listeners.push(Listening { address, at, port, tls, proxy_protocol, redirect_to_tls });
         }
         listeners
     }
@@ -204,11 +229,9 @@ impl Checking<'_> {
                 let complaint = complaint.also(&earlier, "the first one");
                 self.problems.add(&name.at, complaint.help("give one of the two `role: experiment`"));
             }
-            declared.push(DeclaredBackend {
-                version: VersionHash::new(&name.value),
-                role,
-                endpoints: self.endpoints(backend),
-            });
+            let endpoints = self.endpoints(backend);
+            let transport = self.transport(Some(backend), file.upstream.get(), &endpoints).unwrap_or_default();
+            declared.push(DeclaredBackend { version: VersionHash::new(&name.value), role, endpoints, transport });
         }
         let all_known = backends.complete
             && backends.entries.iter().all(|(_, backend)| {
@@ -448,14 +471,14 @@ impl Checking<'_> {
         Some(leaf.value.clone())
     }
 
-    fn sticky(&mut self, written: &Sticky, folder: &Path) -> Option<bucket::Sticky> {
+    fn sticky(&mut self, written: &Sticky) -> Option<bucket::Sticky> {
         if written.key.is_absent() && written.cookie.is_absent() {
             let complaint = Complaint::new("expected `key`, `cookie` or both, found none");
             self.complain(&written.at, complaint.help("add `key: [{ cookie: uid }]`, or `cookie: {}`"));
         }
         let keys = written.key.get().iter().flat_map(|list| &list.0).filter_map(|key| self.key(key)).collect();
         let before = self.problems.count();
-        let cookie = written.cookie.get().map(|cookie| self.cookie(cookie, folder));
+        let cookie = written.cookie.get().map(|cookie| self.cookie(cookie));
         let sticky = bucket::Sticky { keys, salt: written.salt.or(NAME.to_owned()), cookie };
         if let Err(error) = sticky.check()
             && self.problems.count() == before
@@ -480,7 +503,7 @@ impl Checking<'_> {
             .or_else(|| client_address.value().map(|_| bucket::KeySource::ClientAddress))
     }
 
-    fn cookie(&mut self, written: &Cookie, folder: &Path) -> BucketCookie {
+    fn cookie(&mut self, written: &Cookie) -> BucketCookie {
         let cookie = BucketCookie {
             name: written.name.or(NAME.to_owned()),
             max_age: written.max_age.or(None),
@@ -488,11 +511,14 @@ impl Checking<'_> {
             same_site: written.same_site.or(SameSite::Lax),
             secure: written.secure.or(false),
             http_only: written.http_only.or(true),
-            secret: written.secret_file.get().and_then(|file| match secret(&folder.join(&file.value)) {
-                Ok(secret) => Some(secret),
-                Err(complaint) => {
-                    self.problems.add(&file.at, complaint);
-                    None
+            secret: written.secret_file.get().and_then(|file| {
+                let path = self.folder.join(&file.value);
+                match secret(&path, self.beside.read(&path)) {
+                    Ok(secret) => Some(secret),
+                    Err(complaint) => {
+                        self.problems.add(&file.at, complaint);
+                        None
+                    }
                 }
             }),
         };
@@ -571,26 +597,22 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// The secret in a file, without the line break that editors put at its end.
-fn secret(path: &Path) -> Result<Vec<u8>, Complaint> {
-    let shown = quoted(&path.display().to_string());
-    let cannot = |error: std::io::Error| {
-        Complaint::new(format!("cannot read the file {shown}: {error}"))
-            .help("it must be a file that this process may read; relative names begin at the folder of this file")
-    };
-    if !path.metadata().map_err(cannot)?.is_file() {
-        return Err(Complaint::expected("a file with the secret", &format!("{shown}, which is not a file")));
-    }
-    let mut secret = Vec::new();
-    let most = *SECRET_BYTES.end() as u64 + 3;
-    std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut secret)).map_err(cannot)?;
+fn secret(path: &Path, read: Result<Vec<u8>, String>) -> Result<Vec<u8>, Complaint> {
+    let secret = read.map_err(|error| unreadable(path, &error))?;
     let text = secret.strip_suffix(b"\n").unwrap_or(&secret);
     let text = text.strip_suffix(b"\r").unwrap_or(text);
     if !SECRET_BYTES.contains(&text.len()) {
         let what = format!("a secret of {} to {} bytes", SECRET_BYTES.start(), SECRET_BYTES.end());
-        let found = if secret.len() as u64 == most { "more".to_owned() } else { format!("{} bytes", text.len()) };
-        return Err(Complaint::expected(&what, &found).help("`openssl rand -hex 32` makes a good one"));
+        let complaint = Complaint::expected(&what, &format!("{} bytes", text.len()));
+        return Err(complaint.help("`openssl rand -hex 32` makes a good one"));
     }
     Ok(text.to_vec())
+}
+
+/// `error` says what about it, such as `cannot be read: ...`.
+pub(super) fn unreadable(path: &Path, error: &str) -> Complaint {
+    Complaint::new(format!("the file {}: {error}", quoted(&path.display().to_string())))
+        .help("it must be a file that this process may read; relative names begin at the folder of this file")
 }
 
 fn drain(file: &File) -> proxy::Drain {

@@ -80,6 +80,7 @@ impl Flags {
                 address: read(&part(0..address.len()), problems),
                 port: port.map_or(Field::Absent, |_| read(&part(address.len() + 1..text.len()), problems)),
                 at,
+                ..Listener::default()
             }
         });
         file.listeners = Field::Given(NonEmpty(listeners.collect()));
@@ -158,7 +159,7 @@ impl Version {
         let backend = endpoints.map(|items| Backend {
             at: at.clone(),
             endpoints: Field::Given(NonEmpty(items)),
-            role: Field::Absent,
+            ..Backend::default()
         });
         let weight = weight.map(|(start, weight)| {
             let node = Node::text(at.part(start..start + weight.len()), weight);

@@ -8,6 +8,7 @@
 //! * this one: what was meant, and the ways to get it;
 //! * `written`: the fields of the file with their documentation, which is also the schema;
 //! * `check`: from written to meant, with every rule that concerns more than one value;
+//! * `secure`: the part of that which is about TLS;
 //! * `leaf`, with `amount`, `address` and `name`: the rules of single values;
 //! * `flags`: what flags put over the file;
 //! * `read`: from the tree to typed fields, noting problems without stopping at them.
@@ -21,6 +22,7 @@ mod flags;
 mod leaf;
 mod name;
 mod read;
+mod secure;
 mod written;
 
 #[cfg(test)]
@@ -31,11 +33,13 @@ pub use flags::Flags;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::route::PortName;
 use crate::route::picker::Turn;
+use crate::route::transport::Tls;
 use crate::text::{node, problem};
+use crate::tls::{Contents, Front, front};
 use crate::{proxy, source};
 use problem::Complaint;
 use read::Read as _;
@@ -122,6 +126,39 @@ pub enum LogFormat {
     Json,
 }
 
+/// What a reading of the settings finds beside their text, and leaves for the next one.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// Every other file that was read, with what it said: these decide what the settings mean. Those of listeners are not
+    /// among them: they are followed by themselves.
+    pub files: Vec<(PathBuf, Contents)>,
+    /// Those that run. A listener that is still meant to be one of them is that one, and its files are not looked at.
+    fronts: Vec<Front>,
+    /// Those of the last good reading, and those of this one.
+    backs: Vec<Tls>,
+    made: Vec<Tls>,
+}
+
+impl Beside {
+    fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
+        let read = crate::tls::pem::read(path);
+        if !self.files.iter().any(|(known, _)| known == path) {
+            self.files.push((path.to_owned(), Contents::of(read.clone())));
+        }
+        read
+    }
+
+    /// What runs and is meant to be the same.
+    fn running(&self, settings: &front::Settings) -> Option<Front> {
+        self.fronts.iter().find(|front| front.settings() == Some(settings)).cloned()
+    }
+
+    /// From now on that is what runs.
+    pub fn started(&mut self, config: &Config) {
+        self.fronts = config.proxy.listeners.iter().filter_map(|listener| listener.tls.clone()).collect();
+    }
+}
+
 impl Config {
     /// The Rollout that is followed, if one is.
     pub fn rollout(&self) -> Option<&RolloutName> {
@@ -157,12 +194,17 @@ pub fn load(path: &Path, flags: &Flags) -> Result<Config, Problems> {
 
 /// Does without a file.
 pub fn from_flags(flags: &Flags) -> Result<Config, Problems> {
-    read(None, flags).map(|(config, _)| config)
+    read(None, flags, &mut Beside::default()).map(|(config, _)| config)
 }
 
 /// Reads the text of a file. `file_name` is for messages, and its folder is where relative names of files begin.
 pub fn parse(text: &str, file_name: &str, flags: &Flags) -> Result<Config, Problems> {
-    read(Some((text, file_name)), flags).map(|(config, _)| config)
+    parse_beside(text, file_name, flags, &mut Beside::default())
+}
+
+/// The same, with what is beside it.
+pub fn parse_beside(text: &str, file_name: &str, flags: &Flags, beside: &mut Beside) -> Result<Config, Problems> {
+    read(Some((text, file_name)), flags, beside).map(|(config, _)| config)
 }
 
 /// A file that means the same as `path` (if there is one) and `flags` together. It is checked first.
@@ -181,14 +223,16 @@ pub fn schema() -> String {
 }
 
 fn print(file: Option<(&str, &str)>, flags: &Flags) -> Result<String, Problems> {
-    let (_, written) = read(file, flags)?;
+    let (_, written) = read(file, flags, &mut Beside::default())?;
     serde_saphyr::to_string(&written).map_err(|error| {
         let complaint = Complaint::new(format!("these settings cannot be printed as YAML: {error}"));
         Problems::unreadable(file.map_or("", |(_, name)| name), complaint)
     })
 }
 
-fn read(file: Option<(&str, &str)>, flags: &Flags) -> Result<(Config, written::File), Problems> {
+fn read(file: Option<(&str, &str)>, flags: &Flags, beside: &mut Beside) -> Result<(Config, written::File), Problems> {
+    beside.files.clear();
+    beside.made.clear();
     let (text, name) = file.unwrap_or_default();
     let mut problems = Problems::new(name, text);
     let written = match file {
@@ -200,9 +244,11 @@ fn read(file: Option<(&str, &str)>, flags: &Flags) -> Result<(Config, written::F
     let result = written.and_then(|mut written| {
         flags.apply(&mut written, &mut problems);
         let folder = Path::new(name).parent().unwrap_or(Path::new(""));
-        check::check(&written, folder, &mut problems).map(|config| (config, written))
+        check::check(&written, folder, beside, &mut problems).map(|config| (config, written))
     });
-    problems.unless(result)
+    let result = problems.unless(result)?;
+    beside.backs = std::mem::take(&mut beside.made);
+    Ok(result)
 }
 
 /// A file's text, if it is one of bearable size.

@@ -1,6 +1,7 @@
 //! Names, and texts that are compared with parts of a request.
 
 use http::header::HeaderName;
+use rustls::pki_types::ServerName;
 use schemars::{Schema, json_schema};
 
 use super::RolloutName;
@@ -117,6 +118,35 @@ fn is_dns_label(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-')
+}
+
+/// The name that a certificate must have.
+#[derive(Clone, Debug)]
+pub(super) struct Server;
+
+impl Kind for Server {
+    type Value = ServerName<'static>;
+
+    fn what() -> String {
+        "a host name such as `app.local`, or an IP address".to_owned()
+    }
+
+    fn parse(text: &str, _: bool) -> Result<ServerName<'static>, Complaint> {
+        ServerName::try_from(text.to_owned()).map_err(|_| {
+            let help = match text.rsplit_once(':') {
+                Some((host, port)) if !host.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    Some(format!("leave out the port: `{host}`"))
+                }
+                _ if text.starts_with("*.") => Some("write one name that the wildcard stands for".to_owned()),
+                _ => None,
+            };
+            wrong::<Self>(text).maybe_help(help)
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "maxLength": 254 })
+    }
 }
 
 /// The name of a header.

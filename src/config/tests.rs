@@ -1,3 +1,5 @@
+mod secure;
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -540,7 +542,7 @@ fn another_rollout_or_port_takes_effect_at_the_next_start() {
 
 /// Printing and reading again gives the same.
 fn round_trip(file: Option<(&str, &str)>, flags: &Flags) -> String {
-    let (config, _) = read(file, flags).unwrap_or_else(|problems| panic!("{problems}"));
+    let (config, _) = read(file, flags, &mut Beside::default()).unwrap_or_else(|problems| panic!("{problems}"));
     let yaml = print(file, flags).unwrap_or_else(|problems| panic!("{problems}"));
     let again = parse(&yaml, "again.yaml", &Flags::default()).unwrap_or_else(|problems| panic!("{yaml}\n{problems}"));
     assert!(same(&config, &again), "{yaml}\n{config:#?}\n{again:#?}");

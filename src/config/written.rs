@@ -10,13 +10,14 @@ use super::address::{EndpointAddress, ListenAddress, Network};
 use super::amount::{CookieAge, Count, Delay, LookupInterval, Percent, Size, Wait, WeightKind, Workers};
 use super::leaf::{Leaf, LogLevel, OneOf, OnlyTrue, OrNone, Switch, Text, Word};
 use super::name::{
-    BackendName, ContainerPort, Expression, HeaderKind, Method, PathText, QueryName, Rollout, Token, ValueText,
+    BackendName, ContainerPort, Expression, HeaderKind, Method, PathText, QueryName, Rollout, Server, Token, ValueText,
 };
 use super::node::{Content, Node};
 use super::problem::Problems;
 use super::read::{Field, Fields, List, Named, NonEmpty, Read, inline_schema, refuse, written};
 use crate::route::Role;
 use crate::route::bucket::SameSite;
+use crate::tls::Oldest;
 
 pub(super) type Weights = Named<BackendName, Leaf<WeightKind>>;
 
@@ -35,6 +36,8 @@ written! {
             /// The versions of the application, by name. Exactly one is stable, at most one canary. Required here or as
             /// `--stable` and `--canary`, unless a Rollout is followed.
             "backends" backends: Named<BackendName, Backend>;
+            /// How all endpoints are spoken to, where `backends` do not say otherwise; with a Rollout, that is everywhere.
+            "upstream" upstream: Upstream;
             /// How much each backend gets: whole numbers with any total up to 1,000,000, or percentages such as `5.5%`
             /// (at most four digits after the point) that add up to exactly 100 %. A backend that is not named gets
             /// nothing. Default: everything to the stable backend.
@@ -91,6 +94,75 @@ written! {
             /// The port of the Rollout's containers that gets what comes in here, by name or number. Each port has an
             /// exact split of its own. Only with a Rollout: `backends` name their ports themselves.
             "port" port: Leaf<ContainerPort>;
+            /// Clients speak TLS (1.2 or 1.3; HTTP/2 or HTTP/1). The files are read again whenever they change, without a
+            /// restart. Default: in clear.
+            "tls" tls: FrontTls;
+            /// Answers every request with a redirect (308) to the same address over TLS at this port, from 1 to 65535.
+            /// Default: requests are served.
+            "redirect-to-tls" redirect_to_tls: Leaf<Count<1, 65_535>>;
+            /// Each connection begins with a PROXY protocol header (v1 or v2), which tells the client's address. Believed
+            /// from `trusted-proxies` only.
+            "proxy-protocol" proxy_protocol: Leaf<Switch> = false;
+        }
+    }
+
+    /// TLS with clients.
+    FrontTls {
+        required {
+            /// One for each set of names, by which it is chosen (SNI). The first is also for clients that name no other.
+            "certificates" certificates: NonEmpty<Certificate>;
+        }
+        optional {
+            /// A file with the authorities (PEM) whose signature on clients' certificates is believed. Default: clients are
+            /// not asked for certificates.
+            "client-ca" client_ca: Leaf<Text>;
+            /// Whether clients without a certificate are turned away (`required`) or not (`optional`). One with a
+            /// certificate that `client-ca` has not signed always is. Only with `client-ca`.
+            "client-certificates" client_certificates: Leaf<OneOf<Demand>> = "required";
+            /// The header in which the application learns the subject of a client's verified certificate (RFC 4514). What
+            /// clients themselves write in it is removed, on all listeners. Only with `client-ca`.
+            "subject-header" subject_header: Leaf<HeaderKind> = "x-client-subject";
+            /// The oldest version that is spoken: `1.2` or `1.3`.
+            "min-version" min_version: Leaf<OneOf<Oldest>> = "1.2";
+        }
+    }
+
+    /// A certificate with its key: either `cert` and `key`, or `secret`. Names are relative to the folder of this file.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 2))]
+    Certificate {
+        optional {
+            /// A file (PEM) with the certificate, and after it those between it and its authority.
+            "cert" cert: Leaf<Text>;
+            /// A file (PEM) with its private key, which has no passphrase.
+            "key" key: Leaf<Text>;
+            /// A folder with both as `tls.crt` and `tls.key`: a mounted Kubernetes Secret of type `kubernetes.io/tls`.
+            "secret" secret: Leaf<Text>;
+        }
+    }
+
+    /// How endpoints are spoken to.
+    Upstream {
+        optional {
+            /// `http1`; `h2c`: HTTP/2 in clear; `h2`: HTTP/2 over TLS; `auto`: what the endpoint chooses over TLS, else
+            /// HTTP/1.
+            "protocol" protocol: Leaf<OneOf<Spoken>> = "http1";
+            /// TLS, with certificates that are always verified. `{}` trusts the authorities that the system trusts.
+            /// Default: in clear.
+            "tls" tls: TlsOrNone;
+        }
+    }
+
+    /// TLS with endpoints. Names of files are relative to the folder of this file.
+    BackTls {
+        optional {
+            /// A file with the authorities (PEM) that sign endpoints' certificates. Default: those of the system.
+            "ca" ca: Leaf<Text>;
+            /// The name that endpoints' certificates have. Default: the endpoints' host name, or their addresses.
+            "server-name" server_name: Leaf<Server>;
+            /// A file (PEM) with the certificate that we show, for endpoints that ask for one. Together with `key`.
+            "cert" cert: Leaf<Text>;
+            /// A file (PEM) with its private key, which has no passphrase.
+            "key" key: Leaf<Text>;
         }
     }
 
@@ -111,6 +183,10 @@ written! {
         optional {
             /// `stable`, `canary` or `experiment`. Default: the role that the backend's name says, else `experiment`.
             "role" role: Leaf<OneOf<Role>>;
+            /// `http1`, `h2c` (HTTP/2 in clear), `h2` (HTTP/2 over TLS) or `auto`. Default: as `upstream` says.
+            "protocol" protocol: Leaf<OneOf<Spoken>>;
+            /// TLS with its endpoints, or `none`. Default: as `upstream` says.
+            "tls" tls: TlsOrNone;
         }
     }
 
@@ -488,6 +564,81 @@ impl JsonSchema for ValueMatch {
         let text = Leaf::<ValueText>::json_schema(generator);
         json_schema!({ "anyOf": [text, generator.subschema_for::<Conditions>()] })
     }
+}
+
+/// TLS with endpoints, or `none`, where that is not what the backend would have otherwise.
+#[derive(Clone, Debug)]
+pub(super) enum TlsOrNone {
+    Tls(Box<BackTls>),
+    None(Leaf<OneOf<Nothing>>),
+}
+
+impl Read for TlsOrNone {
+    fn what() -> String {
+        format!("{}, or `none`", BackTls::what())
+    }
+
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.content {
+            Content::Map(_) => Read::read(node, problems).map(|tls| TlsOrNone::Tls(Box::new(tls))),
+            Content::Text { text, .. } if text == "none" => Read::read(node, problems).map(TlsOrNone::None),
+            _ => refuse(node, &Self::what(), problems, "write `{}` to trust the authorities that the system trusts"),
+        }
+    }
+}
+
+impl Serialize for TlsOrNone {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            TlsOrNone::Tls(tls) => tls.serialize(serializer),
+            TlsOrNone::None(none) => none.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for TlsOrNone {
+    inline_schema!("TlsOrNone");
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [generator.subschema_for::<BackTls>(), { "const": "none" }] })
+    }
+}
+
+/// `none`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nothing;
+
+impl Word for Nothing {
+    const ALL: &[(&str, Self)] = &[("none", Nothing)];
+}
+
+/// Whether clients must have a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Demand {
+    Required,
+    Optional,
+}
+
+impl Word for Demand {
+    const ALL: &[(&str, Self)] = &[("required", Demand::Required), ("optional", Demand::Optional)];
+}
+
+/// The names of protocols as Kubernetes and others write them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http1,
+    H2c,
+    H2,
+    Auto,
+}
+
+impl Word for Spoken {
+    const ALL: &[(&str, Self)] =
+        &[("http1", Spoken::Http1), ("h2c", Spoken::H2c), ("h2", Spoken::H2), ("auto", Spoken::Auto)];
+}
+
+impl Word for Oldest {
+    const ALL: &[(&str, Self)] = &[("1.2", Oldest::Tls12), ("1.3", Oldest::Tls13)];
 }
 
 impl Word for SameSite {

@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::route::bucket::Sticky;
 use crate::route::picker::Turn;
 use crate::route::policy::Policy;
+use crate::route::transport::Transport;
 use crate::route::{Action, Override, Role, Route, Routing, Shares, VersionHash};
 
 use super::plan::{Applied, Endpoint, Moment, ObservedCluster, Options, Service, plan};
@@ -72,6 +73,8 @@ pub struct Overlay {
     pub sticky: Option<Sticky>,
     pub override_: Option<Override>,
     pub policy: Policy,
+    /// How every version's endpoints are spoken to.
+    pub transport: Transport,
     /// What an operator should know about the file.
     pub notes: Vec<String>,
     /// A newer text of the file was refused, and that stands.
@@ -278,5 +281,8 @@ fn overlaid(mut routing: Routing, overlay: &Overlay) -> Routing {
     routing.sticky = overlay.sticky.clone();
     routing.override_ = overlay.override_.clone();
     routing.policy = overlay.policy.clone();
+    for backend in &mut routing.backends {
+        backend.transport = overlay.transport.clone();
+    }
     routing
 }

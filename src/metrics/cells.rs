@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use crate::proxy::Failure;
 use crate::route::Reason;
+use crate::tls::HandshakeFailure;
 
 /// A counter with one writer and any number of readers.
 #[derive(Default)]
@@ -388,10 +389,22 @@ pub struct VersionCells {
 pub struct ProxyCells {
     pub connections: Gauge,
     pub connections_accepted: Cell,
+    /// Handshakes of TLS with clients that came to their end: full ones, and of resumed sessions.
+    pub handshakes: [Cell; 2],
+    pub handshake_failures: [Cell; HandshakeFailure::ALL.len()],
     /// Panics that a connection or a stream ended with.
     pub panics: Cell,
     /// Requests and connections that were refused before any version was chosen.
     pub refused: [Cell; Failure::ALL.len()],
+}
+
+impl ProxyCells {
+    pub fn handshake(&self, resumed: bool) {
+        self.handshakes[usize::from(resumed)].add(1);
+    }
+    pub fn handshake_failure(&self, failure: HandshakeFailure) {
+        self.handshake_failures[failure as usize].add(1);
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! promise to dashboards and alerts; `tests/data/metrics.txt` lists them, and a test compares.
 
 mod following;
+mod secure;
 
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
@@ -384,6 +385,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             samples: resident_bytes().map(Value::Count).map_or_else(Vec::new, one),
         },
     ];
+    families.extend(secure::collect(metrics, &totals.proxy));
     families.extend(following::collect(metrics));
     families
 }
@@ -537,6 +539,18 @@ mod tests {
         let (_publisher, live) = made_up::nothing_live();
         let metrics = made_up::metrics(1, live);
         let families = collect(&metrics, false);
+        metrics.certificates.show(vec![crate::metrics::Certificate {
+            listener: "127.0.0.1:8443".to_owned(),
+            file: "app.pem".to_owned(),
+            names: Vec::new(),
+            not_before: 1_700_000_000,
+            not_after: 1_800_000_000,
+        }]);
+        let with_tls = collect(&metrics, false);
+        assert_eq!(promises(&with_tls[families.len()..], false), include_str!("../../tests/data/metrics-tls.txt"));
+        let expiry = "splitway_certificate_not_after_timestamp_seconds";
+        assert_eq!(find(&with_tls, expiry, &["127.0.0.1:8443", "app.pem"]), Some(Value::Real(1.8e9)));
+        metrics.certificates.show(Vec::new());
         metrics.api.rollout.set(("services".to_owned(), "shop".to_owned())).expect("it was not set before");
         let with_rollout = collect(&metrics, false);
         assert_eq!(

@@ -13,6 +13,7 @@
 //! * `cells`: the counters of one worker;
 //! * `totals`: their sums over all workers, as plain numbers;
 //! * `api`: what following a Rollout counts;
+//! * `certificates`: those that listeners show, and which were refused;
 //! * `scraped`: who read them last;
 //! * `account`: what the exact split was asked for and what it gave;
 //! * `notice`: the log lines about versions that get worse;
@@ -22,6 +23,7 @@
 mod account;
 mod api;
 pub mod cells;
+mod certificates;
 pub mod families;
 pub mod notice;
 mod scraped;
@@ -31,6 +33,7 @@ mod totals;
 pub use account::{Account, VersionAccount};
 pub use api::Api;
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
+pub use certificates::{Certificate, Certificates, Refusal};
 pub use scraped::Scraped;
 pub use totals::{ProxyTotals, Totals, VersionTotals};
 
@@ -53,6 +56,7 @@ pub struct Metrics {
     proxy: Vec<Arc<ProxyCells>>,
     pub reloads: Reloads,
     pub api: Api,
+    pub certificates: Certificates,
     pub scraped: Scraped,
 }
 
@@ -80,6 +84,7 @@ impl Metrics {
             proxy: (0..workers).map(|_| Arc::default()).collect(),
             reloads: Reloads::default(),
             api: Api::default(),
+            certificates: Certificates::default(),
             scraped: Scraped::default(),
         }
     }

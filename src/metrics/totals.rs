@@ -6,6 +6,7 @@ use super::cells::{BUCKETS, CopyLabels, Labels, QuantileCounts};
 use super::{Metrics, ProxyCells, VersionCells};
 use crate::proxy::Failure;
 use crate::route::{LeadsTo, Role, VersionHash};
+use crate::tls::HandshakeFailure;
 
 /// One reading of every cell. Each number is true by itself; two of them may be apart by the requests that came in
 /// between.
@@ -57,6 +58,9 @@ pub struct VersionTotals {
 pub struct ProxyTotals {
     pub connections: i64,
     pub connections_accepted: u64,
+    /// Full ones, and of resumed sessions.
+    pub handshakes: [u64; 2],
+    pub handshake_failures: [u64; HandshakeFailure::ALL.len()],
     pub panics: u64,
     pub refused: [u64; Failure::ALL.len()],
 }
@@ -189,6 +193,12 @@ impl ProxyTotals {
         for cells in workers.iter().map(AsRef::as_ref) {
             all.connections += cells.connections.get();
             all.connections_accepted += cells.connections_accepted.get();
+            for (sum, cell) in all.handshakes.iter_mut().zip(&cells.handshakes) {
+                *sum += cell.get();
+            }
+            for (sum, cell) in all.handshake_failures.iter_mut().zip(&cells.handshake_failures) {
+                *sum += cell.get();
+            }
             all.panics += cells.panics.get();
             for (sum, cell) in all.refused.iter_mut().zip(&cells.refused) {
                 *sum += cell.get();

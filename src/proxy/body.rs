@@ -9,12 +9,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
 
 use super::Failure;
 use super::exchange::Exchange;
+use super::grpc::{self, Status};
 use super::headers;
 use super::mirror::{Copied, Tee, Twin};
 use super::state::State;
@@ -231,6 +232,10 @@ pub struct Account {
     pub twin: Option<Rc<Twin>>,
     labels: Labels,
     counted: bool,
+    /// A call of gRPC, whose own status is in the answer's last fields.
+    pub grpc: bool,
+    /// What the answer's head says of the call: its last word, unless trailers come.
+    said: Option<Status>,
     started: Instant,
 }
 
@@ -246,7 +251,17 @@ impl Account {
             failure: Some(Failure::ClientGone),
             route: 0,
         };
-        Self { worker, state, target: None, twin: None, labels, counted: true, started: Instant::now() }
+        Self {
+            worker,
+            state,
+            target: None,
+            twin: None,
+            labels,
+            counted: true,
+            grpc: false,
+            said: None,
+            started: Instant::now(),
+        }
     }
 
     /// `routes` are the labels of the snapshot's routes.
@@ -261,6 +276,14 @@ impl Account {
     pub fn stood_in(&mut self, target: &Rc<Target>) {
         self.target = Some(target.clone());
         self.labels.reason = Reason::Fallback;
+    }
+
+    /// The last fields of an answer are there: in gRPC they say how the call went, and otherwise nobody knows.
+    fn ended(&mut self, fields: Option<&HeaderMap>) {
+        if self.grpc && self.labels.code == StatusCode::OK.as_u16() {
+            let status = fields.and_then(Status::of).or(self.said).unwrap_or(Status::UNKNOWN);
+            self.labels.code = status.as_http();
+        }
     }
 
     pub fn is_stood_in(&self) -> bool {
@@ -315,15 +338,20 @@ enum Source {
 }
 
 impl AnswerBody {
-    /// Without a byte of text there is no body.
     pub fn text(text: Bytes, account: Account) -> Self {
-        Self { source: Source::Text((!text.is_empty()).then_some(text)), account }
+        // Of an empty one hyper says so in the head, as gRPC has it.
+        Self { source: Source::Text(Some(text).filter(|text| !text.is_empty())), account }
     }
 
-    pub fn upstream(exchange: Exchange, account: Account) -> Self {
+    /// `head`: the fields of the answer's head, which may be its last.
+    pub fn upstream(exchange: Exchange, account: Account, head: &HeaderMap) -> Self {
         let mut body = Self { source: Source::Upstream(exchange), account };
+        if body.account.grpc {
+            body.account.said = Status::of(head);
+        }
         // hyper asks for no frame of a body that has none, so its connection is given back now.
         if body.is_end_stream() {
+            body.account.ended(None);
             body.end();
         }
         body
@@ -341,6 +369,12 @@ impl AnswerBody {
         self.account.labels.failure = Some(failure);
         if let Some(target) = &self.account.target {
             target.cells.failures[failure as usize].add(1);
+        }
+        if self.account.grpc && failure != Failure::UpstreamCut {
+            // The client's time is over: a call can say so where other answers can only be cut.
+            let trailers = grpc::trailers(failure);
+            self.account.ended(Some(&trailers));
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         Poll::Ready(Some(Err(Cut(failure))))
     }
@@ -398,11 +432,13 @@ impl AnswerBody {
                     }
                     // Trailers are the last frame, and hyper asks for none after them.
                     if frame.is_trailers() || exchange.is_end_stream() {
+                        self.account.ended(frame.trailers_ref());
                         self.end();
                     }
                     Poll::Ready(Some(Ok(frame)))
                 }
                 Poll::Ready(None) => {
+                    self.account.ended(None);
                     self.end();
                     Poll::Ready(None)
                 }

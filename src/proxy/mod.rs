@@ -15,6 +15,7 @@
 //! * `exchange`: an answer whose body is still to come, and its connection;
 //! * `pool`: the connections to one endpoint; `dial` opens one, `wire` is one in HTTP/1, `shared` one in HTTP/2;
 //! * `body`: bodies on their way through, and what is counted when they end;
+//! * `grpc`: what a proxy has to know of it;
 //! * `strict`: a reader of HTTP/1 ahead of hyper, which refuses what hyper would let through;
 //! * `socket`: bytes in clear or through TLS, and how they leave cheaply;
 //! * `connection`: one client connection: what it speaks, and its end;
@@ -31,6 +32,7 @@ mod dial;
 mod eject;
 mod error;
 mod exchange;
+mod grpc;
 mod headers;
 mod mirror;
 mod pool;
@@ -51,7 +53,10 @@ pub use headers::RequestHead;
 pub use worker::{Bound, Running, Stage, bind};
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use http::HeaderName;
 
 use crate::tls::Front;
 
@@ -79,6 +84,9 @@ pub struct Listener {
     pub tls: Option<Front>,
     /// Connections begin with a PROXY protocol header, from peers that are trusted proxies.
     pub proxy_protocol: bool,
+    /// Headers in which the application learns who a client is, by its certificate, on this listener or another one. What
+    /// clients themselves write in them is removed.
+    pub subject_headers: Arc<[HeaderName]>,
     /// Answers every request with a redirect to the same host and target over TLS, at this port.
     pub redirect_to_tls: Option<u16>,
 }
@@ -86,7 +94,8 @@ pub struct Listener {
 impl Listener {
     /// In clear, before the application's port of that number.
     pub fn plain(address: SocketAddr, port: usize) -> Self {
-        Self { address, port, tls: None, proxy_protocol: false, redirect_to_tls: None }
+        let (tls, subject_headers) = (None, Arc::default());
+        Self { address, port, tls, proxy_protocol: false, subject_headers, redirect_to_tls: None }
     }
 }
 

@@ -11,6 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use super::attempt;
 use super::body::{Account, AnswerBody, RequestBody, Upload};
 use super::exchange::Exchange;
+use super::grpc;
 use super::headers::{self, RequestHead};
 use super::mirror::{self, Tee};
 use super::state::State;
@@ -18,6 +19,7 @@ use super::worker::{Stage, Worker};
 use super::{Failure, Side};
 use crate::metrics::cells;
 use crate::route::Reason;
+use crate::route::policy::Timeouts;
 
 /// Answers one request, whatever happens: the failures of [`route_and_send`] become answers here, and only here.
 pub async fn handle(
@@ -32,6 +34,7 @@ pub async fn handle(
     state.request_begins(worker.now(), version, upload.clone());
     // From here on the request is counted when this is dropped, even if its client does not wait for an answer.
     let mut account = Account::new(worker.clone(), state.clone(), cells::Method::of(request.method()));
+    account.grpc = grpc::is_grpc(&request);
     let outcome = match state.client().redirect {
         Some(port) => redirect(&worker, &state, request, port),
         None => {
@@ -42,6 +45,7 @@ pub async fn handle(
 
     let (mut answer, failure) = match outcome {
         Ok(answer) => (answer, None),
+        Err(failure) if account.grpc => (call_refused(failure), Some(failure)),
         Err(failure) => (refusal(failure), Some(failure)),
     };
     let leaving = worker.stage() != Stage::Serving;
@@ -56,12 +60,16 @@ pub async fn handle(
         // Draining, or a client whose next bytes cannot be trusted to begin a request.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    account.answered(answer.status(), failure);
+    // A refused call is an answer of 200 on the wire.
+    let status = failure.filter(|_| account.grpc).map_or(answer.status(), Failure::status);
+    account.answered(status, failure);
     state.answer_begins(worker.now());
-    Ok(answer.map(|body| match body {
-        Ok(exchange) => AnswerBody::upstream(exchange, account),
+    let (head, body) = answer.into_parts();
+    let body = match body {
+        Ok(exchange) => AnswerBody::upstream(exchange, account, &head.headers),
         Err(text) => AnswerBody::text(text, account),
-    }))
+    };
+    Ok(Response::from_parts(head, body))
 }
 
 /// The straight line: check, decide once from one snapshot, rewrite, send.
@@ -85,7 +93,15 @@ async fn route_and_send(
         decided.cells.split.add(1);
     }
     account.decided(decided, decision, live.routes.as_slice());
-    if let Some(own) = decision.route.and_then(|route| live.timeouts[route].as_ref()) {
+    let own = decision.route.and_then(|route| live.timeouts[route].as_ref());
+    if account.grpc
+        && let Some(bound) = grpc::timeout(&head.headers)
+    {
+        // The sooner of what the client and what the operator waits for.
+        let mut both = own.map_or_else(|| policy.timeouts.clone(), |own| Timeouts::clone(own));
+        both.request = Some(both.request.map_or(bound, |request| request.min(bound)));
+        state.bound_by(Rc::new(both));
+    } else if let Some(own) = own {
         state.bound_by(own.clone());
     }
 
@@ -174,5 +190,14 @@ fn refusal(failure: Failure) -> Response<Result<Exchange, Bytes>> {
     if let Some(seconds) = failure.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
+    answer
+}
+
+/// The same to a client of gRPC: an answer that is only a head (trailers-only).
+fn call_refused(failure: Failure) -> Response<Result<Exchange, Bytes>> {
+    let mut answer = Response::new(Err(Bytes::new()));
+    *answer.headers_mut() = grpc::trailers(failure);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    answer.headers_mut().insert(headers::REASON, HeaderValue::from_static(failure.as_str()));
     answer
 }

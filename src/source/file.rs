@@ -1,8 +1,10 @@
-//! Notices that a file has changed: by the kernel's events for its *directory* (so that an atomic rename, and the symlink
-//! swap of a mounted ConfigMap, are seen too), and by a slow look at the file itself for file systems without events.
+//! Notices that files have changed: by the kernel's events for their *directories* (so that an atomic rename, and the symlink
+//! swap of a mounted ConfigMap or Secret, are seen too), and by a slow look at the files themselves for file systems without
+//! events.
 //!
 //! All of it on a thread of its own: reading a file can hang (on a network), and then nothing else shall wait for it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,13 +28,16 @@ pub struct Loaded<T = Declared> {
 /// A text, or what it means, or the whole explanation why not.
 pub type Outcome<T> = Result<T, String>;
 
-pub type Read = Box<dyn Fn() -> Outcome<String> + Send>;
-pub type Parse<T = Declared> = Box<dyn Fn(&str) -> Outcome<Loaded<T>> + Send>;
+pub type Read<C = String> = Box<dyn Fn() -> Outcome<C> + Send>;
+/// May add to what was read what it read besides, so that a change of that is a change, too.
+pub type Parse<T = Declared, C = String> = Box<dyn Fn(&mut C) -> Outcome<Loaded<T>> + Send>;
 
-/// How a file is read and understood.
-pub struct Reader<T = Declared> {
-    pub read: Read,
-    pub parse: Parse<T>,
+/// How files are read and understood.
+pub struct Reader<T = Declared, C = String> {
+    pub read: Read<C>,
+    pub parse: Parse<T, C>,
+    /// What cannot be used may be half written: it is refused only if it stays the same for this long.
+    pub patience: Duration,
 }
 
 /// How often the file is looked at without an event.
@@ -41,12 +46,14 @@ const POLL: Duration = Duration::from_millis(250);
 const QUIET: Duration = Duration::from_millis(30);
 /// Something in the directory may never rest; then the file is read all the same after this long.
 const RESTLESS: Duration = Duration::from_millis(300);
-/// A text that cannot be used may be half written: it is refused only if it stays the same for this long.
-const SECOND_LOOK: Duration = Duration::from_millis(250);
+/// For one file, which editors write at once or almost. Also how often what cannot be used is looked at again.
+pub const SECOND_LOOK: Duration = Duration::from_millis(250);
+/// For files that belong together, such as a certificate and its key: whoever renews them may take a moment between the two.
+pub const PAIRS: Duration = Duration::from_secs(2);
 /// A file that is rewritten without end is refused at last.
 const LOOKS: u32 = 10;
 
-/// A file under watch. Dropping it ends the watch.
+/// Files under watch. Dropping it ends the watch.
 pub struct Watch<T = Declared> {
     // Dropped first: the thread sees that nobody listens.
     found: tokio::sync::mpsc::Receiver<Outcome<Loaded<T>>>,
@@ -55,13 +62,14 @@ pub struct Watch<T = Declared> {
 }
 
 impl<T: Send + 'static> Watch<T> {
-    /// `text` is what the file said when it was first read.
-    pub fn start(path: &Path, text: String, reader: Reader<T>) -> io::Result<Self> {
+    /// `text` is what the files said when they were first read.
+    pub fn start<C: PartialEq + Send + 'static>(paths: &[PathBuf], text: C, reader: Reader<T, C>) -> io::Result<Self> {
         // Room for one: whoever finds it full knows that the file is going to be read anyway.
         let (wake, woken) = mpsc::sync_channel(1);
         let (tell, found) = tokio::sync::mpsc::channel(1);
         let again = Arc::<AtomicBool>::default();
-        let look = Look { directory: directory(path), reader, seen: Ok(text), again: again.clone(), woken, tell };
+        let directories = paths.iter().map(|path| directory(path)).collect();
+        let look = Look { directories, reader, seen: Ok(text), again: again.clone(), woken, tell };
         let events = wake.clone();
         thread::Builder::new().name("file".to_owned()).spawn(move || look.run(events))?;
         Ok(Self { found, again, wake })
@@ -91,17 +99,17 @@ fn directory(path: &Path) -> PathBuf {
 }
 
 /// The thread's side.
-struct Look<T> {
-    directory: PathBuf,
-    reader: Reader<T>,
-    /// The text that was accepted or refused last.
-    seen: Outcome<String>,
+struct Look<T, C> {
+    directories: BTreeSet<PathBuf>,
+    reader: Reader<T, C>,
+    /// What was accepted or refused last.
+    seen: Outcome<C>,
     again: Arc<AtomicBool>,
     woken: Receiver<()>,
     tell: tokio::sync::mpsc::Sender<Outcome<Loaded<T>>>,
 }
 
-impl<T> Look<T> {
+impl<T, C: PartialEq> Look<T, C> {
     fn run(mut self, wake: SyncSender<()>) {
         // Dropping the watcher stops the events.
         let _watcher = self.events(wake);
@@ -128,11 +136,15 @@ impl<T> Look<T> {
             }
         })
         .and_then(|mut watcher| {
-            watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
+            for directory in &self.directories {
+                if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
+                    tracing::warn!("no events for {}: {error}; it is looked at every {POLL:?}", directory.display());
+                }
+            }
             Ok(watcher)
         });
         if let Err(error) = &watcher {
-            tracing::warn!("no events for {}: {error}; it is looked at every {POLL:?}", self.directory.display());
+            tracing::warn!("no events for files: {error}; they are looked at every {POLL:?}");
         }
         watcher.ok()
     }
@@ -142,23 +154,39 @@ impl<T> Look<T> {
         while begun.elapsed() < RESTLESS && self.woken.recv_timeout(QUIET).is_ok() {}
     }
 
-    fn understand(&mut self, mut text: Outcome<String>) -> Outcome<Loaded<T>> {
-        let parse = &self.reader.parse;
-        let mut loaded = text.as_deref().map_err(Clone::clone).and_then(parse);
-        for _ in 1..LOOKS {
-            if loaded.is_ok() || text == self.seen {
-                break;
+    fn understand(&mut self, mut text: Outcome<C>) -> Outcome<Loaded<T>> {
+        let mut looks = 1;
+        // Before it is understood, which may add to it.
+        let mut refused_already = text == self.seen;
+        let loaded = loop {
+            let loaded = match &mut text {
+                Ok(text) => (self.reader.parse)(text),
+                Err(error) => Err(error.clone()),
+            };
+            if loaded.is_ok() || refused_already || looks == LOOKS {
+                break loaded;
             }
-            thread::sleep(SECOND_LOOK);
-            let now = (self.reader.read)();
-            if now == text {
-                break;
-            }
-            loaded = now.as_deref().map_err(Clone::clone).and_then(parse);
-            text = now;
-        }
+            let Some(newer) = self.newer(&text) else { break loaded };
+            refused_already = newer == self.seen;
+            (text, looks) = (newer, looks + 1);
+        };
         self.seen = text;
         loaded
+    }
+
+    /// What has taken the place of a text, if something does in time.
+    fn newer(&self, text: &Outcome<C>) -> Option<Outcome<C>> {
+        let begun = Instant::now();
+        loop {
+            thread::sleep(SECOND_LOOK.min(self.reader.patience.saturating_sub(begun.elapsed())));
+            let now = (self.reader.read)();
+            if now != *text {
+                return Some(now);
+            }
+            if begun.elapsed() >= self.reader.patience {
+                return None;
+            }
+        }
     }
 }
 
@@ -181,9 +209,10 @@ mod tests {
         let reader = Reader {
             read: Box::new(move || fs::read_to_string(&path).map_err(|error| error.to_string())),
             parse: Box::new(move |text| {
-                remember.lock().unwrap().push(text.to_owned());
+                remember.lock().unwrap().push(text.clone());
                 Err(format!("refused: {text}"))
             }),
+            patience: SECOND_LOOK,
         };
         (reader, understood)
     }
@@ -200,7 +229,7 @@ mod tests {
         let path = folder.path().join("file");
         fs::write(&path, "one").unwrap();
         let (reader, understood) = reader(&path);
-        let mut watch = Watch::start(&path, "one".to_owned(), reader).unwrap();
+        let mut watch = Watch::start(&[path.clone()], "one".to_owned(), reader).unwrap();
         // Nothing has changed: only what is asked for is told.
         watch.look_again();
         assert_eq!(told(&mut watch).await, "refused: one");
@@ -220,7 +249,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("later/file");
         let (reader, _) = reader(&path);
-        let mut watch = Watch::start(&path, "one".to_owned(), reader).unwrap();
+        let mut watch = Watch::start(&[path.clone()], "one".to_owned(), reader).unwrap();
         assert!(told(&mut watch).await.contains("No such file"));
         fs::create_dir(path.parent().unwrap()).unwrap();
         fs::write(&path, "two").unwrap();
@@ -232,7 +261,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let (reader, understood) = reader(&path);
-        drop(Watch::start(&path, "one".to_owned(), reader).unwrap());
+        drop(Watch::start(&[path.clone()], "one".to_owned(), reader).unwrap());
         // The thread drops its reader when it ends.
         let begun = Instant::now();
         while Arc::strong_count(&understood) > 1 {

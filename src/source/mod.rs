@@ -3,10 +3,12 @@
 //!
 //! * this file: what a file (or the flags in its place) declares, and the task that follows it;
 //! * `file`: notices that the file has changed;
+//! * `certificates`: follows the files of what listeners show their clients;
 //! * `kube`: watches a Rollout and its pods on the API server;
 //! * `names`: looks up the names of endpoints, again and again; a stuck resolver delays the first snapshot that needs it,
 //!   by half a second at most, and nothing else.
 
+pub mod certificates;
 pub mod file;
 pub mod kube;
 mod names;
@@ -19,6 +21,7 @@ use tokio::sync::mpsc;
 use crate::control::{Observed, Rejected, Sender};
 use crate::route::bucket::Sticky;
 use crate::route::policy::Policy;
+use crate::route::transport::Transport;
 use crate::route::{Backend, Override, Role, Route, Routing, Shares, VersionHash};
 
 pub use crate::control::cluster::Overlay;
@@ -44,6 +47,7 @@ pub struct DeclaredBackend {
     pub role: Role,
     /// At least one.
     pub endpoints: Vec<Endpoint>,
+    pub transport: Transport,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -183,7 +187,7 @@ fn routing(declared: &Declared, names: &Names, notes: &mut Vec<String>) -> Routi
                 version: backend.version.clone(),
                 role: backend.role,
                 endpoints: endpoints.into(),
-                transport: Default::default(),
+                transport: backend.transport.clone(),
             }
         })
         .collect();
@@ -211,7 +215,12 @@ mod tests {
     fn declared(weight: u32, endpoints: Vec<Endpoint>) -> Declared {
         let version = VersionHash::new("stable");
         Declared {
-            backends: vec![DeclaredBackend { version: version.clone(), role: Role::Stable, endpoints }],
+            backends: vec![DeclaredBackend {
+                version: version.clone(),
+                role: Role::Stable,
+                endpoints,
+                transport: Transport::default(),
+            }],
             split: Shares::new(vec![(version, weight)]).unwrap(),
             routes: Vec::new(),
             sticky: None,
@@ -251,8 +260,9 @@ mod tests {
                     Ok(weight) => Ok(Loaded { declared: declared(weight, all()), notes: Vec::new() }),
                     Err(_) => Err(format!("no weight: {text}")),
                 }),
+                patience: file::SECOND_LOOK,
             };
-            let watch = Watch::start(file.path(), "1".to_owned(), reader).unwrap();
+            let watch = Watch::start(&[file.path().to_owned()], "1".to_owned(), reader).unwrap();
             let app = Arc::new(Mutex::new(1));
             let resolved = app.clone();
             let names = Names::new(Box::new(move |(host, _)| {

@@ -202,6 +202,7 @@ mod tests {
                 version: version.clone(),
                 role: Role::Stable,
                 endpoints: hosts.iter().map(|host| endpoint(host)).collect(),
+                transport: Default::default(),
             }],
             split: Shares::new(vec![(version, 1)]).unwrap(),
             routes: Vec::new(),

@@ -1,42 +1,50 @@
-//! TLS on both sides: certificates become configurations that rustls obeys.
+//! TLS on both sides: certificates become configurations that rustls obeys. COLD but for [`Front::current`], one load for
+//! each handshake.
+//!
+//! Files, in reading order:
+//!
+//! * `front`: what a listener shows its clients, and how new files take the place of old ones;
+//! * `names`: which certificate for which name (SNI);
+//! * `back`: how endpoints are spoken to, and whom we believe to be one;
+//! * `pair`: a certificate and its key, read and found to fit;
+//! * `pem`: files, and what is wrong with them in words;
+//! * `subject`: a client's verified name, for the application;
+//! * `failure`: why handshakes fail, one word each.
+//!
+//! The provider is always given explicitly: a second one in the tree could not confuse it.
 
-use std::fmt;
+pub mod back;
+mod failure;
+pub mod front;
+/// Authorities and certificates for tests.
+#[cfg(test)]
+pub(crate) mod made_up;
+mod names;
+mod pair;
+pub mod pem;
+mod subject;
+#[cfg(test)]
+mod tests;
+
+pub use failure::HandshakeFailure;
+pub use front::{Authorities, Clients, Front, Oldest};
+pub use pair::{Loaded, Pair};
+pub use pem::{Contents, Read, Wrong};
+pub use subject::{resumed, subject};
+
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use rustls::SupportedProtocolVersion;
+use rustls::crypto::CryptoProvider;
+use rustls::version::{TLS12, TLS13};
 
-/// What a listener shows its clients, replaced whole when its certificates change. A handshake that has begun goes on with
-/// what it began with, and connections that are open do not notice.
-#[derive(Clone)]
-pub struct Front(Arc<ArcSwap<ServerConfig>>);
+/// What handshakes agree on for requests (RFC 7301), the better one first.
+pub const H2: &[u8] = b"h2";
+pub const HTTP1: &[u8] = b"http/1.1";
 
-impl Front {
-    pub fn new(config: ServerConfig) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(config)))
-    }
+const FROM_TLS12: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+const FROM_TLS13: &[&SupportedProtocolVersion] = &[&TLS13];
 
-    /// For the next handshake.
-    pub fn current(&self) -> Arc<ServerConfig> {
-        self.0.load_full()
-    }
-
-    pub fn replace(&self, config: ServerConfig) {
-        self.0.store(Arc::new(config));
-    }
-}
-
-/// The same one, not one that says the same.
-impl PartialEq for Front {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Front {}
-
-impl fmt::Debug for Front {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Front")
-    }
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 const ARROWS: [(&str, &[&str]); 12] = [
     ("route", &[]),
     ("text", &[]),
-    ("metrics", &["route", "proxy::Failure"]),
+    ("metrics", &["route", "proxy::Failure", "tls::HandshakeFailure"]),
     ("tls", &["route"]),
     ("proxy", &["route", "metrics", "tls"]),
     ("control", &["route", "metrics"]),
-    ("source", &["control", "metrics", "route"]),
+    ("source", &["control", "metrics", "route", "tls"]),
     ("config", &["source", "route", "proxy", "text", "tls"]),
     ("lint", &["control", "route", "text"]),
     ("admin", &["control", "metrics", "route", "proxy::Failure"]),

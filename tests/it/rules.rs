@@ -8,7 +8,7 @@ mod framing;
 mod head;
 mod hop;
 mod order;
-mod raw;
+pub mod raw;
 
 /// Rule, in a few words, where it stands, and the tests.
 const RULES: [(u8, &str, &str, &[&str]); 64] = [
