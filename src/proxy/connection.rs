@@ -25,6 +25,7 @@ use super::strict::{Bounds, Refusal, Scanner};
 use super::tunnel::{Half, Tunnel};
 use super::worker::{Aligned, Worker};
 use super::{Failure, Listener, request};
+use crate::tls::{self, Front, HandshakeFailure};
 
 /// What a client that speaks HTTP/2 without having agreed on it says first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -66,9 +67,17 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, s
     if let Some(most) = limits.requests_per_connection {
         state.ends_after(most);
     }
+    let (front, session) = (listener.tls.as_ref(), stream.session());
+    let subject = front.and_then(Front::subject_header).cloned().zip(session.and_then(tls::subject));
     let secure = matches!(stream, Stream::Tls(_));
     let http2 = (stream.protocol() == Some(b"h2")).then_some(true).or(secure.then_some(false));
-    state.opens(Client { redirect: listener.redirect_to_tls, ..Client::new(peer, local, secure) }, worker.now());
+    let client = Client {
+        redirect: listener.redirect_to_tls,
+        subject,
+        subject_headers: listener.subject_headers.clone(),
+        ..Client::new(peer, local, secure)
+    };
+    state.opens(client, worker.now());
     let socket = Socket {
         stream,
         ahead: Vec::new(),
@@ -131,8 +140,20 @@ async fn open(tcp: TcpStream, listener: &Listener, most: usize, worker: &Worker,
         worker.refuse(&tcp, listener, Failure::HandshakeLimit);
         return None;
     };
-    let done = in_time(TlsAcceptor::from(front.current()).accept(tcp), state).await?.ok()?;
-    Some(Stream::Tls(Box::new(done.into())))
+    let outcome = match in_time(TlsAcceptor::from(front.current()).accept(tcp), state).await {
+        None => Err(HandshakeFailure::Timeout),
+        Some(outcome) => outcome.map_err(|error| HandshakeFailure::of(&error)),
+    };
+    match outcome {
+        Ok(stream) => {
+            worker.cells.handshake(tls::resumed(stream.get_ref().1));
+            Some(Stream::Tls(Box::new(stream.into())))
+        }
+        Err(failure) => {
+            worker.cells.handshake_failure(failure);
+            None
+        }
+    }
 }
 
 /// `None`: the connection's end comes first.

@@ -144,7 +144,7 @@ fn is_host(host: &[u8]) -> bool {
         Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
         _ => (host, &host[host.len()..]),
     };
-    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
     let name = match name {
         [b'[', address @ .., b']'] => {
             std::str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
@@ -341,6 +341,13 @@ pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64
         for name in lookalikes {
             headers.remove(name);
         }
+    }
+    let client = state.client();
+    for name in &*client.subject_headers {
+        headers.remove(name);
+    }
+    if let Some((name, subject)) = &client.subject {
+        headers.insert(name, subject.clone());
     }
     forwarded(headers, policy, state);
     if !present.request_id {

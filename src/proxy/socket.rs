@@ -32,6 +32,17 @@ impl Stream {
         }
     }
 
+    /// A client's session, if it came through TLS.
+    pub fn session(&self) -> Option<&rustls::ServerConnection> {
+        match self {
+            Stream::Tls(tls) => match &**tls {
+                TlsStream::Server(server) => Some(server.get_ref().1),
+                TlsStream::Client(_) => None,
+            },
+            Stream::Clear(_) => None,
+        }
+    }
+
     /// Whatever is written becomes a reset instead of an end.
     pub fn reset_on_close(&self) {
         // An error means that there is no connection any more.

@@ -9,10 +9,11 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use http::{HeaderValue, Version};
+use http::{HeaderName, HeaderValue, Version};
 
 use super::Failure;
 use super::body::Upload;
@@ -83,13 +84,25 @@ pub struct Client {
     pub secure: bool,
     /// Where clients are sent that should come through TLS: the port.
     pub redirect: Option<u16>,
+    /// Who the client has shown to be, and in which header the application learns it.
+    pub subject: Option<(HeaderName, HeaderValue)>,
+    /// The headers that say so anywhere: a client cannot.
+    pub subject_headers: Arc<[HeaderName]>,
     /// Headers that are the same for every request.
     pub forwarding: RefCell<ForwardingCache>,
 }
 
 impl Client {
     pub fn new(peer: SocketAddr, local: SocketAddr, secure: bool) -> Self {
-        Self { peer, local, secure, redirect: None, forwarding: RefCell::default() }
+        Self {
+            peer,
+            local,
+            secure,
+            redirect: None,
+            subject: None,
+            subject_headers: Arc::default(),
+            forwarding: RefCell::default(),
+        }
     }
 }
 

@@ -135,13 +135,13 @@ impl<T, C: PartialEq> Look<T, C> {
                 let _ = wake.try_send(());
             }
         })
-        .and_then(|mut watcher| {
+        .map(|mut watcher| {
             for directory in &self.directories {
                 if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
                     tracing::warn!("no events for {}: {error}; it is looked at every {POLL:?}", directory.display());
                 }
             }
-            Ok(watcher)
+            watcher
         });
         if let Err(error) = &watcher {
             tracing::warn!("no events for files: {error}; they are looked at every {POLL:?}");
@@ -229,7 +229,7 @@ mod tests {
         let path = folder.path().join("file");
         fs::write(&path, "one").unwrap();
         let (reader, understood) = reader(&path);
-        let mut watch = Watch::start(&[path.clone()], "one".to_owned(), reader).unwrap();
+        let mut watch = Watch::start(std::slice::from_ref(&path), "one".to_owned(), reader).unwrap();
         // Nothing has changed: only what is asked for is told.
         watch.look_again();
         assert_eq!(told(&mut watch).await, "refused: one");
@@ -249,7 +249,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("later/file");
         let (reader, _) = reader(&path);
-        let mut watch = Watch::start(&[path.clone()], "one".to_owned(), reader).unwrap();
+        let mut watch = Watch::start(std::slice::from_ref(&path), "one".to_owned(), reader).unwrap();
         assert!(told(&mut watch).await.contains("No such file"));
         fs::create_dir(path.parent().unwrap()).unwrap();
         fs::write(&path, "two").unwrap();
@@ -261,7 +261,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let (reader, understood) = reader(&path);
-        drop(Watch::start(&[path.clone()], "one".to_owned(), reader).unwrap());
+        drop(Watch::start(std::slice::from_ref(&path), "one".to_owned(), reader).unwrap());
         // The thread drops its reader when it ends.
         let begun = Instant::now();
         while Arc::strong_count(&understood) > 1 {

@@ -241,7 +241,7 @@ fn clients_with_a_certificate_are_known_and_others_only_welcome_where_it_is_opti
     });
     let app = world.write("app", &["app"]);
     for required in [true, false] {
-        let front = world.front(&[app.clone()], Some(world.clients(&world.authority, required)));
+        let front = world.front(std::slice::from_ref(&app), Some(world.clients(&world.authority, required)));
         let try_with = |shows: Option<&Signed>| {
             let shaken = shake(client(&world.authority, shows), "app", front.current());
             shaken.map(|(_, server)| subject_of(&server))
@@ -264,7 +264,7 @@ fn clients_with_a_certificate_are_known_and_others_only_welcome_where_it_is_opti
 fn both_versions_and_both_protocols_are_spoken_and_the_oldest_can_be_set() {
     let world = World::new();
     let pair = world.write("app", &["app"]);
-    let front = world.front(&[pair.clone()], None);
+    let front = world.front(std::slice::from_ref(&pair), None);
     for (versions, version) in [(FROM_TLS13, ProtocolVersion::TLSv1_3), (&[&TLS12][..], ProtocolVersion::TLSv1_2)] {
         for protocol in [H2, HTTP1] {
             let mut config = ClientConfig::clone(&client_of(&world.authority, None, versions));
@@ -307,16 +307,16 @@ fn a_session_is_resumed_by_another_worker_and_after_a_renewal() {
     for versions in [FROM_TLS13, &[&TLS12][..]] {
         let world = World::new();
         let pair = world.write("app", &["app"]);
-        let front = world.front(&[pair.clone()], None);
+        let front = world.front(std::slice::from_ref(&pair), None);
         let other_worker = front.clone();
         let outcome = again(&world, versions, None, &front, || {}, &other_worker);
         assert_eq!(outcome, Ok(Some(HandshakeKind::Resumed)));
         let renew = || {
             world.write("app", &["app"]);
-            assert_eq!(front.take(&mut pem::read).fresh, [pair.certificate.clone()]);
+            assert_eq!(front.take(&mut pem::read).fresh, std::slice::from_ref(&pair.certificate));
         };
         assert_eq!(again(&world, versions, None, &front, renew, &other_worker), Ok(Some(HandshakeKind::Resumed)));
-        let other_listener = world.front(&[pair.clone()], None);
+        let other_listener = world.front(std::slice::from_ref(&pair), None);
         let outcome = again(&world, versions, None, &front, || {}, &other_listener);
         assert_eq!(outcome, Ok(Some(HandshakeKind::Full)), "a ticket opens one listener");
     }

@@ -94,13 +94,16 @@ async fn under_faults_every_request_is_accounted_for() {
     assert!(closed <= broken, "seed {seed}: {closed} requests died with {broken} connections");
     let wrong = ledger.wrong.lock().unwrap().clone();
     assert!(wrong.is_empty(), "seed {seed}: {wrong:?}");
-    let arrivals = ledger.arrivals.lock().unwrap();
-    let twice: Vec<_> = arrivals.iter().filter(|(_, arrival)| arrival.post && arrival.times > 1).collect();
-    assert!(twice.is_empty(), "seed {seed}: sent twice: {twice:?}");
-    let lost: Vec<_> =
-        outcomes.iter().filter(|outcome| outcome.failure.is_none() && !arrivals.contains_key(&outcome.id)).collect();
-    assert!(lost.is_empty(), "seed {seed}: answered by nobody: {lost:?}");
-    drop(arrivals);
+    {
+        let arrivals = ledger.arrivals.lock().unwrap();
+        let twice: Vec<_> = arrivals.iter().filter(|(_, arrival)| arrival.post && arrival.times > 1).collect();
+        assert!(twice.is_empty(), "seed {seed}: sent twice: {twice:?}");
+        let lost: Vec<_> = outcomes
+            .iter()
+            .filter(|outcome| outcome.failure.is_none() && !arrivals.contains_key(&outcome.id))
+            .collect();
+        assert!(lost.is_empty(), "seed {seed}: answered by nobody: {lost:?}");
+    }
     // Otherwise nothing was tried.
     assert!(answered > 100 && !failed.is_empty() && !faults.is_empty(), "seed {seed}: {answered} {failed:?}");
 

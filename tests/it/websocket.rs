@@ -108,14 +108,11 @@ async fn messages_of_a_mebibyte_come_back_whole() {
     let address = listener.local_addr().unwrap();
     let echo = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        let (mut sink, stream) = tokio_tungstenite::accept_async(stream).await.unwrap().split();
-        let messages = stream.filter(|one| {
-            let keep = one.as_ref().is_ok_and(|one| one.is_binary() || one.is_text());
-            async move { keep }
-        });
-        let mut messages = std::pin::pin!(messages);
-        while let Some(Ok(message)) = messages.next().await {
-            sink.send(message).await.unwrap();
+        let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_binary() || message.is_text() {
+                socket.send(message).await.unwrap();
+            }
         }
     });
     let proxy = Proxy::start(routing(&[("stable", Role::Stable, 1, &[address])])).await;
@@ -410,10 +407,10 @@ async fn tunnels_outlive_the_drain_until_its_limit_and_are_told_that_it_ends() {
     expect(&mut other, [0x81, 0x85, 0, 0, 0, 0, b'h', b'a']).await;
     expect(&mut client, [0x81, 0x05, b'h', b'a']).await;
 
-    let running = proxy.running;
-    let draining = tokio::spawn(running.drain());
+    let address = proxy.address;
+    let draining = tokio::spawn(proxy.running.drain());
     // A connection without a tunnel would be closed now.
-    eventually("the end of accepting", async || TcpStream::connect(proxy.address).await.is_err()).await;
+    eventually("the end of accepting", async || TcpStream::connect(address).await.is_err()).await;
     for (client, other) in &mut between {
         send(client, [0x81, 0x80, 1, 2, 3, 4]).await;
         expect(other, [0x81, 0x80, 1, 2, 3, 4]).await;
