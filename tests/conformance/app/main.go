@@ -1,7 +1,8 @@
 // The application behind the proxy: HTTP/1 and HTTP/2 by prior knowledge, on a loopback port of the caller's choice.
 //
-// `/` says hello, a request with a body gets the body back, `/large` is 8 MiB. `-certificates DIR` writes what a TLS
-// listener needs instead: ca.pem, app.pem and app.key, good for a day.
+// `/` says hello, a request with a body gets the body back, `/large` is 8 MiB. With `-last N` every Nth answer is the last
+// on its connection: `connection: close`, GOAWAY. `-certificates DIR` writes what a TLS listener needs instead: ca.pem,
+// app.pem and app.key, good for a day.
 package main
 
 import (
@@ -20,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +30,7 @@ const largeBytes = 8 << 20
 func main() {
 	port := flag.Int("port", 0, "where to listen, on 127.0.0.1")
 	certificates := flag.String("certificates", "", "write certificates into this folder, and end")
+	last := flag.Uint64("last", 0, "how many answers until a connection is given up; 0: it never is")
 	flag.Parse()
 	if *certificates != "" {
 		if err := writeCertificates(*certificates); err != nil {
@@ -36,12 +39,16 @@ func main() {
 		return
 	}
 	mux := http.NewServeMux()
+	var answers atomic.Uint64
 	large := make([]byte, largeBytes)
 	mux.HandleFunc("/large", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", strconv.Itoa(largeBytes))
 		w.Write(large)
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if *last != 0 && answers.Add(1)%*last == 0 {
+			w.Header().Set("Connection", "close")
+		}
 		if r.ContentLength == 0 {
 			io.WriteString(w, "hello\n")
 			return
