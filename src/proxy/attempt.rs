@@ -107,7 +107,10 @@ pub async fn send(
                 request = again;
                 tries_left -= 1;
                 target.cells.retries.add(1);
-                if matches!(failure, Failure::UpstreamClosed | Failure::StreamRefused) && !stale_seen {
+                // A connection that is being ended refuses what came too late (RFC 9113 section 6.8); the next one is there for
+                // it, where there is no other endpoint.
+                let only = failure == Failure::StreamRefused && live.snapshot.backends()[backend].endpoints.len() == 1;
+                if only || matches!(failure, Failure::UpstreamClosed | Failure::StreamRefused) && !stale_seen {
                     // An endpoint that restarted has closed all of its idle connections: once more, on a fresh one.
                     stale_seen = true;
                     endpoint.pool.forget_idle();

@@ -59,20 +59,31 @@ impl Pool {
     pub async fn send(
         &self,
         address: SocketAddr,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         flight: Flight,
         policy: &Policy,
         client: Option<&State>,
     ) -> Result<Response<Exchange>, Failed> {
-        match self.connection(address, &flight.target, policy, client).await {
-            Ok(Connection::Alone(wire)) => {
-                wire.ask(request, flight, policy.limits.upstream_idle_connections, client).await
+        loop {
+            match self.connection(address, &flight.target, policy, client).await {
+                Ok(Connection::Alone(wire)) => {
+                    return wire.ask(request, flight, policy.limits.upstream_idle_connections, client).await;
+                }
+                Ok(Connection::Shared(shared)) => match shared.ask(request, client).await {
+                    Ok((answer, part)) => {
+                        return Ok(answer.map(|incoming| Exchange::shared(incoming, part, flight)));
+                    }
+                    // It ended before it took this one, as connections do: another takes it. One that has never
+                    // answered says something about the endpoint.
+                    Err(Failed { failure: Failure::UpstreamClosed, request: Some(unsent) })
+                        if shared.has_answered() =>
+                    {
+                        request = unsent;
+                    }
+                    Err(failed) => return Err(failed),
+                },
+                Err(failure) => return Err(Failed { failure, request: Some(request) }),
             }
-            Ok(Connection::Shared(shared)) => {
-                let (answer, part) = shared.ask(request, client).await?;
-                Ok(answer.map(|incoming| Exchange::shared(incoming, part, flight)))
-            }
-            Err(failure) => Err(Failed { failure, request: Some(request) }),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -94,9 +95,11 @@ async fn route_and_send(
     }
     account.decided(decided, decision, live.routes.as_slice());
     let own = decision.route.and_then(|route| live.timeouts[route].as_ref());
+    let mut deadline = None;
     if account.grpc
         && let Some(bound) = grpc::timeout(&head.headers)
     {
+        deadline = Instant::now().checked_add(bound);
         // The sooner of what the client and what the operator waits for.
         let mut both = own.map_or_else(|| policy.timeouts.clone(), |own| Timeouts::clone(own));
         both.request = Some(both.request.map_or(bound, |request| request.min(bound)));
@@ -122,7 +125,15 @@ async fn route_and_send(
     };
     let request = Request::from_parts(head, body);
 
-    let mut answer = attempt::send(worker, state, &live, request, upload.as_deref(), decision, account).await?;
+    let mut answer = attempt::send(worker, state, &live, request, upload.as_deref(), decision, account).await.map_err(
+        |failure| match failure {
+            // A server of gRPC that runs into the call's deadline ends the stream without a word.
+            Failure::UpstreamClosed if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                Failure::RequestTimeout
+            }
+            other => other,
+        },
+    )?;
 
     let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switches && !(state.asks_to_switch() && headers::is_websocket(answer.headers())) {

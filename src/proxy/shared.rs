@@ -28,13 +28,14 @@ use super::wire::Failed;
 const SILENT: Duration = Duration::from_secs(10);
 /// And has this long to answer.
 const PONG: Duration = Duration::from_secs(5);
-/// Bytes that an endpoint may send ahead of what clients have taken, for one answer and for all of a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// Bytes that an endpoint may send ahead of what the client has taken, for one answer.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// For all answers of a connection: each may wait for a client that takes nothing, and keeps no other from coming.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
 /// Bytes of a request's body that wait for the endpoint's window.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Streams that are opened before the endpoint has said how many it takes (RFC 9113 section 6.5.2 recommends at least this
-/// many).
+/// The most streams at once, and those that are opened before the endpoint has said how many it takes (RFC 9113 section
+/// 6.5.2 recommends at least this many). Beyond, there is another connection.
 const STREAMS: usize = 100;
 
 /// Puts the connection's tasks on the worker's thread.
@@ -53,10 +54,14 @@ pub struct Shared {
     secure: bool,
     /// Requests in it now.
     open: Cell<usize>,
-    /// How many the endpoint takes at once.
+    /// How many it takes at once.
     room: Rc<Cell<usize>>,
     /// The last tick with a request in it; before the first tick none.
     since: Cell<Option<Tick>>,
+    /// It has answered a request.
+    answered: Cell<bool>,
+    /// A request has learnt that it takes no more of them; hyper may learn it a moment later.
+    ended: Cell<bool>,
 }
 
 impl Shared {
@@ -79,22 +84,38 @@ impl Shared {
         tokio::task::spawn_local(std::future::poll_fn(move |cx| {
             // How it ended, hyper tells the requests in it.
             let ended = Pin::new(&mut connection).poll(cx).map(drop);
-            told.set(connection.current_max_send_streams());
+            told.set(connection.current_max_send_streams().min(STREAMS));
             ended
         }));
-        Ok(Rc::new(Self { sender, secure, open: Cell::new(0), room, since: Cell::default() }))
+        Ok(Rc::new(Self {
+            sender,
+            secure,
+            open: Cell::new(0),
+            room,
+            since: Cell::default(),
+            answered: Cell::default(),
+            ended: Cell::default(),
+        }))
     }
 
     /// Whether it takes another request.
     pub fn has_room(&self) -> bool {
-        !self.sender.is_closed() && self.open.get() < self.room.get().max(1)
+        !self.is_ended() && self.open.get() < self.room.get().max(1)
+    }
+
+    fn is_ended(&self) -> bool {
+        self.ended.get() || self.sender.is_closed()
+    }
+
+    pub fn has_answered(&self) -> bool {
+        self.answered.get()
     }
 
     /// Once per tick: whether it is worth keeping.
     pub fn look(&self, now: Tick, bound: Duration) -> bool {
         let since = self.since.get().filter(|_| self.open.get() == 0).unwrap_or(now);
         self.since.set(Some(since));
-        !self.sender.is_closed() && !since.is_older(now, bound)
+        !self.is_ended() && !since.is_older(now, bound)
     }
 
     /// Sends a request and waits for the head of its answer. `client` as in
@@ -116,10 +137,16 @@ impl Shared {
             }
             answer.as_mut().poll(cx).map_err(|mut error| {
                 let request = error.take_message().map(|request| origin.restore(request));
+                if request.is_some() || cause(error.error()).is_some_and(h2::Error::is_go_away) {
+                    self.ended.set(true);
+                }
                 Failed { failure: classify(error.error()), request }
             })
         })
         .await;
+        if answer.is_ok() {
+            self.answered.set(true);
+        }
         answer.map(|answer| (answer, part))
     }
 }
@@ -177,11 +204,15 @@ impl Origin {
     }
 }
 
+fn cause(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source().and_then(|cause| cause.downcast_ref())
+}
+
 fn classify(error: &hyper::Error) -> Failure {
     if error.is_canceled() || error.is_closed() {
         return Failure::UpstreamClosed;
     }
-    match error.source().and_then(|cause| cause.downcast_ref::<h2::Error>()) {
+    match cause(error) {
         Some(cause) if cause.reason() == Some(h2::Reason::REFUSED_STREAM) => Failure::StreamRefused,
         // GOAWAY without an error names the last stream that was looked at; ours came after it (RFC 9113 section 6.8).
         Some(cause) if cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR) => Failure::StreamRefused,
