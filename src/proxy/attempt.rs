@@ -7,12 +7,13 @@ use http::{Method, Request, Response};
 use http_body::Body;
 
 use super::Failure;
-use super::body::{Account, RequestBody, Upload};
+use super::body::Account;
 use super::eject::Seen;
 use super::error::Again;
 use super::exchange::Exchange;
 use super::headers;
 use super::state::State;
+use super::upload::{RequestBody, Upload};
 use super::upstream::{Chosen, Note};
 use super::wire::Failed;
 use super::worker::{Aligned, Worker};

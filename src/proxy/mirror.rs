@@ -18,9 +18,9 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Bytes;
 
-use super::body::RequestBody;
 use super::exchange::Exchange;
 use super::state::Tick;
+use super::upload::RequestBody;
 use super::wire::Failed;
 use super::worker::{Aligned, Worker};
 use super::{Failure, headers};

@@ -14,7 +14,8 @@
 //! * `mirror`: copies of requests, which may be lost and never slow a client;
 //! * `exchange`: an answer whose body is still to come, and its connection;
 //! * `pool`: the connections to one endpoint; `dial` opens one, `wire` is one in HTTP/1, `shared` one in HTTP/2;
-//! * `body`: bodies on their way through, and what is counted when they end;
+//! * `upload`: a request's body on its way through;
+//! * `body`: an answer's, and what is counted when it ends;
 //! * `grpc`: what a proxy has to know of it;
 //! * `strict`: a reader of HTTP/1 ahead of hyper, which refuses what hyper would let through;
 //! * `socket`: bytes in clear or through TLS, and how they leave cheaply;
@@ -48,6 +49,7 @@ mod state;
 mod streams;
 mod strict;
 mod tunnel;
+mod upload;
 mod upstream;
 mod wire;
 mod worker;

@@ -13,11 +13,11 @@ use http::{Request, Response};
 use tokio::sync::Notify;
 
 use super::Failure;
-use super::body::RequestBody;
 use super::dial::{Socket, dial};
 use super::exchange::Exchange;
 use super::shared::Shared;
 use super::state::{State, Tick};
+use super::upload::RequestBody;
 use super::upstream::Flight;
 use super::wire::{Failed, Wire};
 use super::worker::Target;

@@ -10,12 +10,13 @@ use http_body::Body;
 use hyper::body::{Bytes, Incoming};
 
 use super::attempt;
-use super::body::{Account, AnswerBody, RequestBody, Upload};
+use super::body::{Account, AnswerBody};
 use super::exchange::Exchange;
 use super::grpc;
 use super::headers::{self, RequestHead};
 use super::mirror::{self, Tee};
 use super::state::State;
+use super::upload::{RequestBody, Upload};
 use super::worker::{Stage, Worker};
 use super::{Failure, Side};
 use crate::metrics::cells;

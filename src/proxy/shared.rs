@@ -19,9 +19,9 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::Failure;
-use super::body::RequestBody;
 use super::dial::Socket;
 use super::state::{State, Tick};
+use super::upload::RequestBody;
 use super::wire::Failed;
 
 /// An endpoint that says nothing while requests wait is asked whether it is still there after this long (PING).

@@ -16,8 +16,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Version};
 
 use super::Failure;
-use super::body::Upload;
 use super::tunnel::Half;
+use super::upload::Upload;
 use crate::route::policy::Timeouts;
 
 /// The length of one tick: every deadline is kept to within this.

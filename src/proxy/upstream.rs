@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use http::{Request, Response};
 
-use super::body::RequestBody;
 use super::budget::Budget;
 use super::eject::{Health, Seen};
 use super::exchange::Exchange;
 use super::pool::Pool;
 use super::queue::{Place, Queue, Room, Rooms};
 use super::state::{State, TICK, Tick};
+use super::upload::RequestBody;
 use super::wire::Failed;
 use super::worker::Target;
 use crate::metrics::{Gauge, VersionCells};

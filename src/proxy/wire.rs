@@ -18,10 +18,10 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 
 use super::Failure;
-use super::body::RequestBody;
 use super::dial::Socket;
 use super::exchange::Exchange;
 use super::state::State;
+use super::upload::RequestBody;
 use super::upstream::Flight;
 
 /// The most that is read from an endpoint in one call, in bytes. It bounds the memory that a connection may take for
