@@ -27,7 +27,7 @@ pub async fn send(
     state: &Rc<State>,
     live: &Rc<Aligned>,
     mut request: Request<RequestBody>,
-    upload: Option<&Upload>,
+    upload: Option<&Rc<Upload>>,
     decision: Decision,
     account: &mut Account,
 ) -> Result<Response<Exchange>, Failure> {
@@ -70,6 +70,9 @@ pub async fn send(
         // Only there can a request that was given away come back unread.
         let shared = target.transport.protocol != Protocol::Http1;
         let spare = if tries_left > 0 { spare(&request, shared, !sent_twice) } else { None };
+        if shared && tries_left > 0 {
+            request.body_mut().keep();
+        }
         let outcome = endpoint.send(request, target, policy, Some(state)).await;
         let note = Note { rules: &policy.outliers, cells: &target.cells };
         match outcome {
@@ -78,6 +81,9 @@ pub async fn send(
                 target.upstream.saw(&endpoint, trial, seen, || worker.random(), note);
                 if backend != decision.backend {
                     decided.cells.stood_in_for.add(1);
+                }
+                if let Some(upload) = upload {
+                    upload.settle();
                 }
                 return Ok(answer);
             }
@@ -93,10 +99,13 @@ pub async fn send(
                     Again::Never => None,
                     Again::Unsent | Again::IfIdempotent if unsent.is_some() => unsent,
                     // Nobody has looked at it, even where it was given away already.
-                    Again::Unsent => spare,
+                    Again::Unsent => match (spare, upload) {
+                        (Some(head), Some(upload)) => upload.take_back().await.map(|body| head.map(|_| body)),
+                        (head, _) => head,
+                    },
                     // Bytes of it may have arrived: once, and within the budget.
                     Again::IfIdempotent => spare.filter(|spare| {
-                        if !is_idempotent(spare.method()) || sent_twice {
+                        if upload.is_some() || !is_idempotent(spare.method()) || sent_twice {
                             return false;
                         }
                         sent_twice = target.upstream.budget.take(policy.retry.budget, policy.retry.budget_min);
@@ -128,9 +137,9 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 
-/// A copy to send again, of a request without a body: if it may come back unread, or be done twice.
+/// A head to send again, if it may come back unread, or be done twice because it has no body.
 fn spare(request: &Request<RequestBody>, shared: bool, twice: bool) -> Option<Request<RequestBody>> {
-    ((shared || (twice && is_idempotent(request.method()))) && request.body().is_end_stream()).then(|| {
+    (shared || (twice && is_idempotent(request.method()) && request.body().is_end_stream())).then(|| {
         let mut spare = Request::new(RequestBody::empty());
         *spare.method_mut() = request.method().clone();
         *spare.uri_mut() = request.uri().clone();

@@ -19,7 +19,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Bytes;
 
 use super::exchange::Exchange;
-use super::state::Tick;
+use super::state::{Tick, note};
 use super::upload::RequestBody;
 use super::wire::Failed;
 use super::worker::{Aligned, Worker};
@@ -386,13 +386,6 @@ impl Buffer {
             self.is_woken = true;
             waiting.wake();
         }
-    }
-}
-
-/// Remembers who is to be woken.
-fn note(waker: &mut Option<Waker>, cx: &Context<'_>) {
-    if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-        *waker = Some(cx.waker().clone());
     }
 }
 

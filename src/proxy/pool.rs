@@ -24,6 +24,9 @@ use super::worker::Target;
 use crate::route::policy::Policy;
 use crate::route::transport::Protocol;
 
+/// How many connections may end before a request has been taken by one, until that is the endpoint's failure.
+const ENDINGS: usize = 8;
+
 #[derive(Default)]
 pub struct Pool {
     /// No longer part of the version: what is open finishes, nothing is kept.
@@ -64,6 +67,7 @@ impl Pool {
         policy: &Policy,
         client: Option<&State>,
     ) -> Result<Response<Exchange>, Failed> {
+        let mut endings = 0;
         loop {
             match self.connection(address, &flight.target, policy, client).await {
                 Ok(Connection::Alone(wire)) => {
@@ -76,8 +80,9 @@ impl Pool {
                     // It ended before it took this one, as connections do: another takes it. One that has never
                     // answered says something about the endpoint.
                     Err(Failed { failure: Failure::UpstreamClosed, request: Some(unsent) })
-                        if shared.has_answered() =>
+                        if shared.has_answered() && endings < ENDINGS =>
                     {
+                        endings += 1;
                         request = unsent;
                     }
                     Err(failed) => return Err(failed),

@@ -126,15 +126,16 @@ async fn route_and_send(
     };
     let request = Request::from_parts(head, body);
 
-    let mut answer = attempt::send(worker, state, &live, request, upload.as_deref(), decision, account).await.map_err(
-        |failure| match failure {
-            // A server of gRPC that runs into the call's deadline ends the stream without a word.
-            Failure::UpstreamClosed if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                Failure::RequestTimeout
+    let mut answer =
+        attempt::send(worker, state, &live, request, upload.as_ref(), decision, account).await.map_err(|failure| {
+            match failure {
+                // A server of gRPC that runs into the call's deadline ends the stream without a word.
+                Failure::UpstreamClosed if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                    Failure::RequestTimeout
+                }
+                other => other,
             }
-            other => other,
-        },
-    )?;
+        })?;
 
     let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switches && !(state.asks_to_switch() && headers::is_websocket(answer.headers())) {

@@ -75,6 +75,13 @@ pub enum Verdict {
     Abort,
 }
 
+/// Keeps the waker, unless that one is kept already.
+pub fn note(kept: &mut Option<Waker>, cx: &Context<'_>) {
+    if !kept.as_ref().is_some_and(|kept| kept.will_wake(cx.waker())) {
+        *kept = Some(cx.waker().clone());
+    }
+}
+
 /// What is the same for every request of a connection.
 pub struct Client {
     pub peer: SocketAddr,
@@ -261,10 +268,7 @@ impl State {
 
     /// Who is to be woken for a verdict.
     pub fn note(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        note(&mut self.waker.borrow_mut(), cx);
     }
 
     pub fn enter(&self, phase: Phase, now: Tick) {

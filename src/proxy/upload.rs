@@ -1,12 +1,14 @@
 //! A request's body on its way through, frame by frame, never whole.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
 
@@ -14,6 +16,7 @@ use super::Failure;
 use super::body::Cut;
 use super::headers;
 use super::mirror::{Copied, Tee};
+use super::state::note;
 
 /// What becomes of a request's body: shared with the request that waits for the answer, and with the client's connection.
 #[derive(Default)]
@@ -25,6 +28,10 @@ pub struct Upload {
     given_up: Cell<Option<Failure>>,
     /// Whoever waits for the next piece.
     waiting: RefCell<Option<Waker>>,
+    /// The answer has begun: nothing of it will be sent again.
+    settled: Cell<bool>,
+    /// What was given up by a connection that may not have looked at it.
+    given_back: RefCell<Option<GivenBack>>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -65,6 +72,90 @@ impl Upload {
             waiting.wake();
         }
     }
+
+    /// The answer has begun: nothing that was passed on is kept any longer.
+    pub fn settle(&self) {
+        self.settled.set(true);
+        self.given_back.take();
+    }
+
+    /// The body from its beginning, if the connection that had it gives it back and not too much of it had been passed on.
+    /// A task of that connection has it, and learns of the stream's end with us, so it has a few turns for that.
+    pub async fn take_back(self: &Rc<Self>) -> Option<RequestBody> {
+        for _ in 0..TURNS {
+            if let Some(GivenBack { incoming, room, tee, passed }) = self.given_back.take() {
+                self.progress.set(Progress::Moving);
+                let again = passed.pieces.into();
+                let coming = Coming { incoming, room, upload: self.clone(), tee, passed: None, again };
+                return Some(RequestBody(From::Client(coming)));
+            }
+            tokio::task::yield_now().await;
+        }
+        None
+    }
+}
+
+/// How often others may run before a body is no longer waited for.
+const TURNS: usize = 16;
+
+/// The most of a body that is kept, in bytes, for a request that is refused unread.
+const KEPT: usize = 64 * 1024;
+/// And in pieces, each of which costs some memory of its own.
+const KEPT_PIECES: usize = 256;
+
+struct GivenBack {
+    incoming: Incoming,
+    room: u64,
+    tee: Option<Tee>,
+    passed: Passed,
+}
+
+/// What has been passed on of a body.
+#[derive(Default)]
+struct Passed {
+    pieces: Vec<Piece>,
+    bytes: usize,
+}
+
+#[derive(Clone)]
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Piece {
+    fn of(frame: &Frame<Bytes>) -> Option<Self> {
+        match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Some(Piece::Data(data.clone())),
+            (_, Some(trailers)) => Some(Piece::Trailers(trailers.clone())),
+            _ => None,
+        }
+    }
+
+    fn into_frame(self) -> Frame<Bytes> {
+        match self {
+            Piece::Data(data) => Frame::data(data),
+            Piece::Trailers(trailers) => Frame::trailers(trailers),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Piece::Data(data) => data.len(),
+            // A trailer section is a head, which is bounded where it is read.
+            Piece::Trailers(_) => 0,
+        }
+    }
+}
+
+impl Passed {
+    /// `None`: it has become too much.
+    fn with(mut self, frame: &Frame<Bytes>) -> Option<Self> {
+        let piece = Piece::of(frame)?;
+        self.bytes += piece.bytes();
+        self.pieces.push(piece);
+        (self.bytes <= KEPT && self.pieces.len() <= KEPT_PIECES).then_some(self)
+    }
 }
 
 /// A client's body on its way to the application, or the copy of one.
@@ -83,6 +174,10 @@ struct Coming {
     upload: Rc<Upload>,
     /// Where a copy is taken.
     tee: Option<Tee>,
+    /// What has been passed on, while it may have to be once more.
+    passed: Option<Passed>,
+    /// What is passed on once more, before the rest.
+    again: VecDeque<Piece>,
 }
 
 impl RequestBody {
@@ -91,7 +186,15 @@ impl RequestBody {
     }
 
     pub fn new(incoming: Incoming, limit: Option<u64>, upload: Rc<Upload>, tee: Option<Tee>) -> Self {
-        Self(From::Client(Coming { incoming, room: limit.unwrap_or(u64::MAX), upload, tee }))
+        let room = limit.unwrap_or(u64::MAX);
+        Self(From::Client(Coming { incoming, room, upload, tee, passed: None, again: VecDeque::new() }))
+    }
+
+    /// It goes where it may be refused unread.
+    pub fn keep(&mut self) {
+        if let From::Client(coming) = &mut self.0 {
+            coming.passed.get_or_insert_default();
+        }
     }
 
     pub fn copy(copied: Copied) -> Self {
@@ -116,10 +219,18 @@ impl Coming {
         if let Some(failure) = self.upload.given_up.get() {
             return Poll::Ready(Some(Err(failure)));
         }
+        if let Some(piece) = self.again.pop_front() {
+            let frame = piece.into_frame();
+            self.passes(&frame);
+            if self.again.is_empty() && self.incoming.is_end_stream() {
+                self.upload.progress.set(Progress::Whole);
+            }
+            return Poll::Ready(Some(Ok(frame)));
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
                 self.upload.progress.set(Progress::Awaited);
-                *self.upload.waiting.borrow_mut() = Some(cx.waker().clone());
+                note(&mut self.upload.waiting.borrow_mut(), cx);
                 Poll::Pending
             }
             Poll::Ready(None) => {
@@ -145,16 +256,32 @@ impl Coming {
                 if let Some(tee) = &self.tee {
                     tee.pass(&frame, last);
                 }
+                self.passes(&frame);
                 Poll::Ready(Some(Ok(frame)))
             }
         }
     }
+
+    fn passes(&mut self, frame: &Frame<Bytes>) {
+        if let Some(passed) = self.passed.take()
+            && !self.upload.settled.get()
+        {
+            self.passed = passed.with(frame);
+        }
+    }
 }
 
-impl Drop for Coming {
+impl Drop for RequestBody {
     fn drop(&mut self) {
-        if !self.upload.is_whole() {
-            self.upload.progress.set(Progress::Dropped);
+        let From::Client(coming) = std::mem::replace(&mut self.0, From::Nothing) else { return };
+        let Coming { incoming, room, upload, tee, passed, .. } = coming;
+        if !upload.is_whole() {
+            upload.progress.set(Progress::Dropped);
+        }
+        if let Some(passed) = passed
+            && !upload.settled.get()
+        {
+            *upload.given_back.borrow_mut() = Some(GivenBack { incoming, room, tee, passed });
         }
     }
 }
@@ -177,7 +304,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             From::Nothing => true,
-            From::Client(coming) => coming.incoming.is_end_stream(),
+            From::Client(coming) => coming.again.is_empty() && coming.incoming.is_end_stream(),
             From::Copy(copied) => copied.is_end_stream(),
         }
     }
@@ -185,7 +312,18 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             From::Nothing => SizeHint::with_exact(0),
-            From::Client(coming) => coming.incoming.size_hint(),
+            From::Client(coming) => {
+                let mut hint = coming.incoming.size_hint();
+                let again = coming.again.iter().map(|piece| piece.bytes() as u64).sum::<u64>();
+                if again > 0 {
+                    // The upper bound first: neither may be beyond the other.
+                    if let Some(upper) = hint.upper() {
+                        hint.set_upper(upper + again);
+                    }
+                    hint.set_lower(hint.lower() + again);
+                }
+                hint
+            }
             From::Copy(copied) => copied.size_hint(),
         }
     }

@@ -38,6 +38,7 @@ mod signals;
 mod split;
 mod sticky;
 mod stream;
+mod streams;
 mod tls;
 mod tour;
 mod verify;

@@ -1,0 +1,119 @@
+//! Connections of HTTP/2 that end while requests are in them, on both sides: who must not notice does not.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use splitway::route::Role;
+
+use crate::rules::raw::{self, Answer, App, Ask, Frames, Protocol, Scene, Seen, Then};
+use crate::support::{Proxy, routing, soon};
+
+const H1: Protocol = Protocol::H1;
+const H2: Protocol = Protocol::H2;
+const REFUSED_STREAM: u32 = 7;
+const HEADERS: u8 = 1;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+
+/// An application that does this to the first requests, and answers the others with their body.
+async fn app(first: u32, frames: impl Fn(u32) -> Vec<u8> + Clone + Send + Sync + 'static) -> App {
+    let number = AtomicU32::new(0);
+    App::start(H2, move |seen: &Seen| {
+        if number.fetch_add(1, Ordering::Relaxed) < first {
+            Then::Frames(Box::new(frames.clone()))
+        } else {
+            Then::Answer(Answer::ok(&seen.body))
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_that_is_refused_unread_is_sent_again_whole() {
+    for down in [H1, H2] {
+        let app = app(2, |stream| raw::reset(stream, REFUSED_STREAM)).await;
+        let scene = Scene::before(app, (down, H2), |_| {}).await;
+        let body = "0123456789".repeat(1000);
+        let got = scene.ask(Ask::post("/", &body).with(&[("x-a", "b")])).await;
+        assert_eq!((got.status, got.body.len()), (200, body.len()), "{down:?}: {:?}", got.reason());
+        for seen in scene.app.saw(3).await {
+            assert_eq!((seen.method.as_str(), seen.all("x-a")), ("POST", vec!["b"]));
+            assert!(seen.body == body && seen.whole, "{down:?}: {} bytes", seen.body.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn trailers_are_sent_again_too() {
+    let app = app(1, |stream| raw::reset(stream, REFUSED_STREAM)).await;
+    let scene = Scene::before(app, (H2, H2), |_| {}).await;
+    let got = scene.ask(Ask::post("/", "hello").trailers(&[("x-sum", "5")])).await;
+    assert_eq!((got.status, got.body.as_str()), (200, "hello"));
+    for seen in scene.app.saw(2).await {
+        assert_eq!((seen.body.as_str(), raw::all(&seen.trailers, "x-sum")), ("hello", vec!["5"]));
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_a_goaway_left_out_goes_over_another_connection() {
+    // Nothing that was sent so far was looked at.
+    let app = app(1, |_| raw::goaway(0, 0)).await;
+    let scene = Scene::before(app, (H1, H2), |_| {}).await;
+    let got = scene.ask(Ask::post("/", "hello")).await;
+    assert_eq!((got.status, got.body.as_str()), (200, "hello"));
+    let seen = scene.app.saw(2).await;
+    assert_ne!(seen[0].connection, seen[1].connection);
+}
+
+#[tokio::test]
+async fn a_body_too_long_to_be_kept_is_not_sent_twice() {
+    let app = app(1, |stream| raw::reset(stream, REFUSED_STREAM)).await;
+    let scene = Scene::before(app, (H1, H2), |_| {}).await;
+    let got = scene.ask(Ask::post("/", &"x".repeat(65 * 1024))).await;
+    assert_eq!((got.status, got.reason()), (503, "stream_refused"));
+    scene.app.saw_one().await;
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_that_may_have_been_looked_at_is_not_sent_twice() {
+    const CANCEL: u32 = 8;
+    let app = app(1, |stream| raw::reset(stream, CANCEL)).await;
+    let scene = Scene::before(app, (H1, H2), |_| {}).await;
+    let got = scene.ask(Ask::post("/", "hello")).await;
+    assert_eq!((got.status, got.reason()), (502, "upstream_closed"));
+    scene.app.saw_one().await;
+}
+
+/// A drain as RFC 9113 section 6.8 has it: first everybody is told, then which stream was the last.
+#[tokio::test]
+async fn a_drain_tells_twice_and_finishes_what_is_open() {
+    let app = crate::support::App::start("stable").await;
+    let proxy = Proxy::start(routing(&[("stable", Role::Stable, 1, &[app.address])])).await;
+    let mut client = Frames::connect(proxy.address).await;
+    let request = raw::request_fields(&Ask::get("/held"));
+    client.send(raw::headers(1, &request, true)).await;
+    app.reaches(1).await;
+    let drain = tokio::spawn(proxy.running.drain());
+
+    let mut told = Vec::new();
+    soon("both announcements", async {
+        while told.len() < 2 {
+            let frame = client.next().await.expect("the connection stays while a request is open");
+            match frame.kind {
+                GOAWAY => told.push((u32_at(&frame.payload, 0), u32_at(&frame.payload, 4))),
+                PING if frame.flags & 1 == 0 => client.send(raw::frame(PING, 1, 0, &frame.payload)).await,
+                HEADERS => panic!("nobody has answered yet"),
+                _ => {}
+            }
+        }
+    })
+    .await;
+    assert_eq!(told, [(0x7FFF_FFFF, 0), (1, 0)], "the last stream and NO_ERROR, twice");
+    app.release(1);
+    let got = client.answer(1).await.map_err(|_| "the stream was cut").unwrap();
+    assert_eq!(got.status, 200);
+    assert_eq!(soon("the end", drain).await.unwrap(), 0, "nothing was cut");
+}
+
+fn u32_at(payload: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(payload[at..at + 4].try_into().unwrap())
+}
