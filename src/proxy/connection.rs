@@ -33,10 +33,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The most that is read to find out what a client speaks, in bytes.
 const FIRST_READ: usize = 2048;
 
-/// HTTP/2: bytes of a request's body that a client may send ahead of what the application has taken, for one stream and for
-/// a connection; and bytes of an answer that wait for the client's window.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// HTTP/2: bytes of a request's body that a client may send ahead of what the application has taken, and bytes of an answer
+/// that wait for the client's window. A connection has room for every stream's, so that bodies which an application does not
+/// take keep no other request of the connection waiting.
+const STREAM_WINDOW: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// HTTP/2: how often a client may make this end reset a stream, in a connection's life. Then the connection ends.
@@ -340,7 +340,7 @@ where
             self.state.has_streams(self.worker.now());
             let http = http2::Builder::new(Streams::new(self.worker.clone(), self.state.clone()))
                 .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_connection_window_size(STREAM_WINDOW * limits.streams as u32)
                 .max_send_buf_size(SEND_BUFFER)
                 .max_concurrent_streams(limits.streams as u32)
                 .max_local_error_reset_streams(WRONGED_STREAMS)

@@ -343,9 +343,7 @@ pub fn to_upstream(head: &mut Parts, policy: &Policy, state: &State, random: u64
         }
     }
     let client = state.client();
-    for name in &*client.subject_headers {
-        headers.remove(name);
-    }
+    withhold(headers, &client.subject_headers);
     if let Some((name, subject)) = &client.subject {
         headers.insert(name, subject.clone());
     }
@@ -425,6 +423,21 @@ fn join(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     }
     all.extend_from_slice(value.as_bytes());
     headers.insert(name, HeaderValue::from_bytes(&all).unwrap_or(value));
+}
+
+/// Removes what a client has no right to say, in any spelling that an application could take for it.
+pub fn withhold(fields: &mut HeaderMap, names: &[HeaderName]) {
+    if names.is_empty() {
+        return;
+    }
+    let dashed = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
+    let alike =
+        |one: &HeaderName, other: &HeaderName| one.as_str().bytes().map(dashed).eq(other.as_str().bytes().map(dashed));
+    let said: Vec<HeaderName> =
+        fields.keys().filter(|said| names.iter().any(|name| alike(said, name))).cloned().collect();
+    for name in said {
+        fields.remove(name);
+    }
 }
 
 /// `X_Forwarded_For`, `x.forwarded-for`, `Splitway_Role`: many applications cannot tell them from the fields with dashes,
@@ -597,5 +610,23 @@ impl Head for RequestHead<'_> {
     }
     fn client(&self) -> IpAddr {
         self.client
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_withheld_is_so_in_every_spelling_and_nothing_else_is() {
+        let mut fields = HeaderMap::new();
+        for name in ["x-client-subject", "x_client_subject", "x.client-subject", "x-client-subjects", "x-client", "a"] {
+            fields.append(HeaderName::from_static(name), HeaderValue::from_static("CN=admin"));
+        }
+        withhold(&mut fields, &[]);
+        assert_eq!(fields.len(), 6);
+        withhold(&mut fields, &[HeaderName::from_static("x-client-subject")]);
+        let left: Vec<&str> = fields.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-client-subjects", "x-client", "a"]);
     }
 }

@@ -32,7 +32,7 @@ pub async fn handle(
     let version = request.version();
     let connection = state;
     let state = if version == Version::HTTP_2 { worker.stream() } else { None }.unwrap_or_else(|| connection.clone());
-    let upload = (!request.body().is_end_stream()).then(Rc::<Upload>::default);
+    let upload = (!request.body().is_end_stream()).then(|| Rc::new(Upload::of(state.shared_client())));
     state.request_begins(worker.now(), version, upload.clone());
     // From here on the request is counted when this is dropped, even if its client does not wait for an answer.
     let mut account = Account::new(worker.clone(), state.clone(), cells::Method::of(request.method()));

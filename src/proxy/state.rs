@@ -207,6 +207,11 @@ impl State {
         self.client.get().expect("a connection that is open knows its client")
     }
 
+    /// The same, to be kept.
+    pub fn shared_client(&self) -> Option<Rc<Client>> {
+        self.client.get().cloned()
+    }
+
     /// The connection is ready for requests.
     pub fn opens(&self, client: Client, now: Tick) {
         // It opens once.

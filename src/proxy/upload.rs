@@ -16,7 +16,7 @@ use super::Failure;
 use super::body::Cut;
 use super::headers;
 use super::mirror::{Copied, Tee};
-use super::state::note;
+use super::state::{Client, note};
 
 /// What becomes of a request's body: shared with the request that waits for the answer, and with the client's connection.
 #[derive(Default)]
@@ -32,6 +32,7 @@ pub struct Upload {
     settled: Cell<bool>,
     /// What was given up by a connection that may not have looked at it.
     given_back: RefCell<Option<GivenBack>>,
+    client: Option<Rc<Client>>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -48,6 +49,10 @@ enum Progress {
 }
 
 impl Upload {
+    pub fn of(client: Option<Rc<Client>>) -> Self {
+        Self { client, ..Self::default() }
+    }
+
     /// Somebody takes it, and it has not come to its end.
     pub fn is_open(&self) -> bool {
         matches!(self.progress.get(), Progress::Moving | Progress::Awaited)
@@ -244,6 +249,9 @@ impl Coming {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::trailers(trailers);
+                    if let Some(client) = &self.upload.client {
+                        headers::withhold(trailers, &client.subject_headers);
+                    }
                 }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let Some(room) = self.room.checked_sub(bytes) else {

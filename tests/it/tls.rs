@@ -274,6 +274,45 @@ async fn only_clients_of_the_authority_reach_the_application_until_another_autho
     assert_eq!(status(Some(&known)).await, None);
 }
 
+/// The application answers `/echo` with what it was sent.
+#[tokio::test]
+async fn the_application_learns_who_the_client_is_and_nobody_can_say_so_for_himself() {
+    let (app, folder, authority) = (App::start("stable").await, Folder::new(), Authority::new());
+    authority.sign(&["app.test"]).write(&folder, "app");
+    folder.write("clients.pem", &authority.0.pem());
+    let text = format!(
+        "listeners: [{{ address: 127.0.0.1:0, tls: {{ {APP}, client-ca: clients.pem, client-certificates: optional }} }},
+                     {{ address: 127.0.0.1:0 }}]
+backends: {{ stable: {{ endpoints: [\"{}\"] }} }}
+",
+        app.address
+    );
+    let proxy = Proxy::start(&folder.write("splitway.yaml", &text)).await;
+    let forged = "POST /echo HTTP/1.1\r\nhost: a\r\nx-client-subject: CN=admin\r\nX_Client.Subject: CN=admin\r\n\
+                  connection: close\r\ncontent-length: 0\r\n\r\n";
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut answers = Vec::new();
+    let known = authority.sign(&["client"]);
+    for shows in [Some(&known), None] {
+        let mut secure =
+            connect(&connector(&authority, shows, b"http/1.1"), proxy.listeners[0], "app.test").await.unwrap();
+        secure.write_all(forged.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon("an answer", secure.read_to_string(&mut answer)).await.unwrap();
+        answers.push(answer);
+    }
+    answers.push(crate::support::raw(proxy.listeners[1], forged).await);
+    for answer in &answers {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(!answer.contains("admin"), "{answer}");
+    }
+    let said = |answer: &str| answer.to_ascii_lowercase().matches("x-client-subject: cn=client").count();
+    assert_eq!(answers.iter().map(|answer| said(answer)).collect::<Vec<_>>(), [1, 0, 0]);
+    assert!(answers[0].contains("x-forwarded-proto: https") && answers[2].contains("x-forwarded-proto: http\n"));
+    // Handshakes are counted by kind.
+    assert!(proxy.serving.metric("splitway_tls_handshakes_total", "kind=\"full\"").await >= 2.0);
+}
+
 #[tokio::test]
 async fn a_session_is_resumed_whichever_worker_a_client_comes_to() {
     let (app, folder, authority) = (App::start("stable").await, Folder::new(), Authority::new());
