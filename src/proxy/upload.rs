@@ -92,7 +92,7 @@ impl Upload {
                 self.progress.set(Progress::Moving);
                 let again = passed.pieces.into();
                 let coming = Coming { incoming, room, upload: self.clone(), tee, passed: None, again };
-                return Some(RequestBody(From::Client(coming)));
+                return Some(RequestBody(From::Client(Box::new(coming))));
             }
             tokio::task::yield_now().await;
         }
@@ -168,7 +168,8 @@ pub struct RequestBody(From);
 
 enum From {
     Nothing,
-    Client(Coming),
+    /// In a box, because a request is moved several times on its way, and most have no body.
+    Client(Box<Coming>),
     Copy(Copied),
 }
 
@@ -192,7 +193,8 @@ impl RequestBody {
 
     pub fn new(incoming: Incoming, limit: Option<u64>, upload: Rc<Upload>, tee: Option<Tee>) -> Self {
         let room = limit.unwrap_or(u64::MAX);
-        Self(From::Client(Coming { incoming, room, upload, tee, passed: None, again: VecDeque::new() }))
+        let coming = Coming { incoming, room, upload, tee, passed: None, again: VecDeque::new() };
+        Self(From::Client(Box::new(coming)))
     }
 
     /// It goes where it may be refused unread.
@@ -282,7 +284,7 @@ impl Coming {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let From::Client(coming) = std::mem::replace(&mut self.0, From::Nothing) else { return };
-        let Coming { incoming, room, upload, tee, passed, .. } = coming;
+        let Coming { incoming, room, upload, tee, passed, .. } = *coming;
         if !upload.is_whole() {
             upload.progress.set(Progress::Dropped);
         }
