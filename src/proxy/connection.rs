@@ -208,6 +208,21 @@ impl Socket {
         }
     }
 
+    /// What precedes an answer. Whenever this is called for a new one, hyper has written everything before it: it flushes
+    /// before it asks for the next answer, and no client that was slow to take that is told (`State::hear`).
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut interim = self.state.interim().borrow_mut();
+        while !interim.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &interim);
+            self.state.takes(written.is_ready(), self.worker.now());
+            match std::task::ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => drop(interim.drain(..written)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.state.takes(written.is_ready(), self.worker.now());
         if written.is_ready() && self.refusal.is_some() {
@@ -280,6 +295,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        std::task::ready!(self.poll_interim(cx))?;
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note(written)
     }
@@ -288,13 +304,16 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        std::task::ready!(self.poll_interim(cx))?;
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
         self.note(written)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
+    /// hyper flushes after each look at the request's fate: this is when what precedes an answer leaves.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,5 @@
 //! Connecting to an endpoint: TCP, and TLS if the version wants it.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Failure;
+use super::interim::Interim;
 use super::socket::Stream;
 use super::state::State;
 use super::worker::Target;
@@ -50,11 +50,10 @@ async fn open(address: SocketAddr, tls: Option<&Tls>) -> Result<Stream, Failure>
     }
 }
 
-/// A connection's bytes. Notes that a byte has come, and is counted while it is open.
+/// A connection's bytes, but for what precedes an answer. It is counted while it is open.
 pub struct Socket {
     stream: Stream,
-    /// Whether a byte of an answer has come.
-    pub answered: Rc<Cell<bool>>,
+    pub interim: Rc<Interim>,
     target: Rc<Target>,
 }
 
@@ -62,7 +61,7 @@ impl Socket {
     pub fn new(stream: Stream, target: Rc<Target>) -> Self {
         target.cells.connections.add(1);
         target.cells.connections_opened.add(1);
-        Self { stream, answered: Rc::default(), target }
+        Self { stream, interim: Rc::default(), target }
     }
 
     /// Whether both sides have agreed on HTTP/2 (ALPN).
@@ -79,12 +78,16 @@ impl Drop for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.answered.set(true);
+        if self.interim.release(buf) {
+            return Poll::Ready(Ok(()));
         }
-        read
+        let before = buf.filled().len();
+        loop {
+            std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            if self.interim.pass(buf, before) {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 

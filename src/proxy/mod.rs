@@ -39,6 +39,7 @@ mod exchange;
 mod gates;
 mod grpc;
 mod headers;
+mod interim;
 mod mirror;
 mod pool;
 mod queue;

@@ -144,6 +144,8 @@ pub struct State {
     /// Whether the request asks for a tunnel, and the application's side of it, once it has agreed.
     asks_to_switch: Cell<bool>,
     switched: RefCell<Option<Box<Half>>>,
+    /// HTTP/1.1: what the application has said before its answer, as far as the client has not been told.
+    interim: RefCell<Vec<u8>>,
     /// Since when the client takes no more bytes, while there are some for it.
     blocked: Cell<Option<Tick>>,
     verdict: Cell<Option<Verdict>>,
@@ -188,6 +190,7 @@ impl State {
             expired: Cell::new(None),
             asks_to_switch: Cell::new(false),
             switched: RefCell::default(),
+            interim: RefCell::default(),
             blocked: Cell::new(None),
             verdict: Cell::new(None),
             old: Cell::new(false),
@@ -351,6 +354,20 @@ impl State {
     /// What the connection's other side is when HTTP has ended on it, if it is a tunnel then.
     pub fn take_switched(&self) -> Option<Box<Half>> {
         self.switched.take()
+    }
+
+    /// The application has said something before its answer. HTTP/1.0 does not know that (RFC 9110 section 15.2), and a
+    /// client that does not even take the answer before this one is not told.
+    #[inline]
+    pub fn hear(&self, interim: Vec<u8>) {
+        if !interim.is_empty() && !self.is_stream && !self.is_old() && !self.is_blocked() {
+            self.interim.borrow_mut().extend_from_slice(&interim);
+        }
+    }
+
+    /// What the client is still to be told before its answer.
+    pub fn interim(&self) -> &RefCell<Vec<u8>> {
+        &self.interim
     }
 
     /// A piece of the answer's body, or anything in a tunnel, has come.

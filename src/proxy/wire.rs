@@ -5,7 +5,6 @@
 //! it is taken. This saves two hand-overs between tasks per request. The exception is an answer that begins before the
 //! request's body has ended: then the two go their ways independently, in two tasks.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -20,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::Failure;
 use super::dial::Socket;
 use super::exchange::Exchange;
+use super::interim::Interim;
 use super::state::State;
 use super::upload::RequestBody;
 use super::upstream::Flight;
@@ -29,23 +29,23 @@ use super::upstream::Flight;
 /// that size takes one call for its head and body, and one to pass it on.
 const READ_AT_ONCE: usize = 128 * 1024;
 
-/// One connection: hyper's handle, its engine, and whether a byte of an answer has come.
+/// One connection: hyper's handle, its engine, and what comes before an answer.
 pub struct Wire {
     sender: http1::SendRequest<RequestBody>,
     pub engine: Engine,
-    answered: Rc<Cell<bool>>,
+    interim: Rc<Interim>,
 }
 
 impl Wire {
     /// `header_bytes`: the largest head of an answer.
     pub async fn begin(socket: Socket, header_bytes: usize) -> Result<Box<Self>, Failure> {
-        let answered = socket.answered.clone();
+        let interim = socket.interim.clone();
         let (sender, engine) = http1::Builder::new()
             .max_buf_size(header_bytes.max(READ_AT_ONCE))
             .handshake(TokioIo::new(socket))
             .await
             .map_err(|_| Failure::ConnectRefused)?;
-        Ok(Box::new(Self { sender, engine: Engine::Here(engine), answered }))
+        Ok(Box::new(Self { sender, engine: Engine::Here(engine), interim }))
     }
 
     /// Lets the engine see what happened since it was last polled.
@@ -73,7 +73,7 @@ impl Wire {
         keep: usize,
         client: Option<&State>,
     ) -> Result<Response<Exchange>, Failed> {
-        self.answered.set(false);
+        self.interim.begin();
         let upload = request.body().upload().cloned();
         if client.is_some_and(State::asks_to_switch) {
             self.engine.ask_to_switch();
@@ -82,7 +82,13 @@ impl Wire {
             // `unconstrained`: this future is polled with a waker that does nothing, because only the engine below can
             // make it ready; it must therefore never be told to come back later.
             let mut answer = pin!(tokio::task::unconstrained(self.sender.try_send_request(request)));
-            let engine = &mut self.engine;
+            let (engine, interim) = (&mut self.engine, &self.interim);
+            let mut go_on = |cx: &mut Context<'_>| {
+                let _ = engine.poll(cx);
+                if let Some(client) = client {
+                    client.hear(interim.take());
+                }
+            };
             let mut noop = Context::from_waker(Waker::noop());
             let mut sent = false;
             std::future::poll_fn(|cx| {
@@ -94,13 +100,13 @@ impl Wire {
                 // When this is polled for the second time, the answer is probably there. Then nobody waits for the
                 // engine, and a waker left with it would only have this connection polled once more, for nothing.
                 if sent {
-                    let _ = engine.poll(&mut noop);
+                    go_on(&mut noop);
                     if let Poll::Ready(answer) = answer.as_mut().poll(&mut noop) {
                         return Poll::Ready(answer.map_err(unanswered));
                     }
                 }
                 sent = true;
-                let _ = engine.poll(cx);
+                go_on(cx);
                 answer.as_mut().poll(&mut noop).map_err(unanswered)
             })
             .await
@@ -116,7 +122,7 @@ impl Wire {
             }
             Err(mut failed) => {
                 // hyper calls a reset and a half answer by the same name; the socket knows whether a byte had come.
-                if failed.failure == Failure::UpstreamClosed && self.answered.get() {
+                if failed.failure == Failure::UpstreamClosed && self.interim.begun.get() {
                     failed.failure = Failure::UpstreamInvalid;
                 }
                 Err(failed)

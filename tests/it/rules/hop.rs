@@ -234,7 +234,6 @@ async fn a_100_of_the_application_is_not_passed_on_twice() {
 }
 
 #[tokio::test]
-#[ignore = "interim answers are not passed on to clients of HTTP/1 yet"]
 async fn early_hints_reach_the_client_before_the_answer() {
     for pair in PAIRS {
         let hints = |n: &str| (103, fields(&[("link", n)]));
@@ -244,7 +243,9 @@ async fn early_hints_reach_the_client_before_the_answer() {
         assert_eq!((answer.status, answer.body.as_str()), (200, "ok"), "{pair:?}");
         let links: Vec<_> =
             answer.before.iter().map(|(status, more)| (*status, super::raw::all(more, "link"))).collect();
-        assert_eq!(links, [(103, vec!["</a.css>"]), (103, vec!["</b.css>"])], "{pair:?}");
+        // hyper has no way to take or send them in HTTP/2: there they are left out, which costs a hint and no more.
+        let told = [(103, vec!["</a.css>"]), (103, vec!["</b.css>"])];
+        assert_eq!(links, if pair == (H1, H1) { &told[..] } else { &[] }, "{pair:?}");
     }
     // HTTP/1.0 does not know them.
     let answered = Answer { before: vec![(103, Vec::new())], ..Answer::ok("ok") };
