@@ -14,8 +14,8 @@ use super::name::{BackendName, Expression};
 use super::problem::{At, Complaint, Problems, closest, quoted};
 use super::read::Field;
 use super::written::{
-    Backend, Conditions, Cookie, File, KeySource, Match, Mirror, PathMatch, Route, RouteTimeouts, Sticky, ValueMatch,
-    Weights,
+    Backend, Conditions, Cookie, File, KeySource, Match, Mirror, PathMatch, Route, RouteTimeouts, Sticky, Upstream,
+    ValueMatch, Weights,
 };
 use super::{Beside, Config, Log, LogFormat, Replica, What};
 use crate::proxy::{self, Listener};
@@ -85,7 +85,10 @@ pub(super) fn check(file: &File, folder: &Path, beside: &mut Beside, problems: &
             dns_interval: file.dns.get().and_then(|dns| dns.interval.value()).unwrap_or(DNS_INTERVAL),
         }),
         Mode::Rollout => {
-            let overlay = Overlay { routes, sticky, override_, policy, transport: transport?, ..Overlay::default() };
+            let says = |upstream: &Upstream| !upstream.protocol.is_absent() || !upstream.tls.is_absent();
+            let transport = transport?;
+            let transport = file.upstream.get().is_some_and(says).then_some(transport);
+            let overlay = Overlay { routes, sticky, override_, policy, transport, ..Overlay::default() };
             What::Rollout(file.rollout.value()?, overlay)
         }
     };

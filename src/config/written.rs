@@ -144,7 +144,7 @@ written! {
     Upstream {
         optional {
             /// `http1`; `h2c`: HTTP/2 in clear; `h2`: HTTP/2 over TLS; `auto`: what the endpoint chooses over TLS, else
-            /// HTTP/1.
+            /// HTTP/1. With a Rollout the default is what the `appProtocol` of its Service says.
             "protocol" protocol: Leaf<OneOf<Spoken>> = "http1";
             /// TLS, with certificates that are always verified. `{}` trusts the authorities that the system trusts.
             /// Default: in clear.

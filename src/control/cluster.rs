@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::route::bucket::Sticky;
 use crate::route::picker::Turn;
 use crate::route::policy::Policy;
-use crate::route::transport::Transport;
+use crate::route::transport::{Protocol, Transport};
 use crate::route::{Action, Override, Role, Route, Routing, Shares, VersionHash};
 
 use super::plan::{Applied, Endpoint, Moment, ObservedCluster, Options, Service, plan};
@@ -39,6 +40,8 @@ pub struct Cluster {
     pub rollout: Option<Rollout>,
     /// For each port of the proxy, by pod-template hash.
     pub ports: Vec<BTreeMap<VersionHash, Vec<Endpoint>>>,
+    /// For each port of the proxy, what the stable Service says about it. Shorter where nothing is known.
+    pub spoken: Vec<AppProtocol>,
     /// The Services that the Rollout names; `None` if they may not be read.
     pub services: Option<Vec<Service>>,
     /// What the source noticed: a missing permission, a port that no pod has.
@@ -64,6 +67,19 @@ pub enum Contact {
     },
 }
 
+/// A Service port's `appProtocol` (KEP-3726), as far as it concerns how endpoints are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppProtocol {
+    /// Nothing, or a name that asks for nothing: `http`, `kubernetes.io/ws`.
+    #[default]
+    Http1,
+    /// `kubernetes.io/h2c`: HTTP/2 in clear by prior knowledge.
+    H2c,
+    /// `https` or `kubernetes.io/wss`. Whom to trust it does not say, so it is not followed.
+    Tls,
+}
+
 /// What a file adds to a Rollout: everything but backends and the split.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overlay {
@@ -73,8 +89,8 @@ pub struct Overlay {
     pub sticky: Option<Sticky>,
     pub override_: Option<Override>,
     pub policy: Policy,
-    /// How every version's endpoints are spoken to.
-    pub transport: Transport,
+    /// How every version's endpoints are spoken to. `None`: as the Service's port says.
+    pub transport: Option<Transport>,
     /// What an operator should know about the file.
     pub notes: Vec<String>,
     /// A newer text of the file was refused, and that stands.
@@ -234,6 +250,13 @@ impl Planner {
         self.ports.resize(cluster.ports.len(), (None, None));
         let mut notes: Vec<String> = cluster.notes.iter().chain(&overlay.notes).cloned().collect();
         let (mut wake_at, mut problem): (Option<Moment>, _) = (None, None);
+        if overlay.transport.is_none() && cluster.spoken.contains(&AppProtocol::Tls) {
+            notes.push(
+                "the Service's port has an `appProtocol` of TLS, and the endpoints are spoken to in clear: say whom to \
+                 trust, with `upstream: { tls: { ca: FILE } }` in the file (--config)"
+                    .to_owned(),
+            );
+        }
         for (endpoints, (applied, served)) in cluster.ports.iter().zip(&mut self.ports) {
             let observed = ObservedCluster {
                 rollout: cluster.rollout.clone(),
@@ -249,13 +272,15 @@ impl Planner {
             problem = plan.problem;
             wake_at = [wake_at, plan.wake_at].into_iter().flatten().min();
         }
-        let routings = self.ports.iter().map(|(_, served)| Some(overlaid(served.clone()?, overlay)));
+        let spoken = cluster.spoken.iter().copied().chain(std::iter::repeat(AppProtocol::default()));
+        let routings = self.ports.iter().zip(spoken);
+        let routings = routings.map(|((_, served), spoken)| Some(overlaid(served.clone()?, overlay, spoken)));
         Planned { routings: routings.collect(), notes, problem, wake_at }
     }
 }
 
 /// The file's part over the Rollout's. The Rollout's routes come first: so does Argo Rollouts rank managed routes.
-fn overlaid(mut routing: Routing, overlay: &Overlay) -> Routing {
+fn overlaid(mut routing: Routing, overlay: &Overlay, spoken: AppProtocol) -> Routing {
     let has = |role: Role| routing.backends.iter().find(|backend| backend.role == role).map(|one| one.version.clone());
     let (stable, canary) = (has(Role::Stable), has(Role::Canary));
     let meant = |named: &VersionHash| match named.as_str() {
@@ -281,8 +306,10 @@ fn overlaid(mut routing: Routing, overlay: &Overlay) -> Routing {
     routing.sticky = overlay.sticky.clone();
     routing.override_ = overlay.override_.clone();
     routing.policy = overlay.policy.clone();
+    let protocol = if spoken == AppProtocol::H2c { Protocol::Http2 } else { Protocol::Http1 };
+    let transport = overlay.transport.clone().unwrap_or(Transport { protocol, tls: None });
     for backend in &mut routing.backends {
-        backend.transport = overlay.transport.clone();
+        backend.transport = transport.clone();
     }
     routing
 }

@@ -1,5 +1,6 @@
 //! One client connection, from its first byte to its end: what it speaks, and what may end it from outside.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -321,6 +322,45 @@ impl AsyncWrite for Socket {
     }
 }
 
+/// A socket that hyper does not take with it when it is through with HTTP/2: it does not give it back by itself.
+#[derive(Clone)]
+struct Kept(Rc<RefCell<Socket>>);
+
+impl Kept {
+    /// `None`: hyper still has it.
+    fn take(self) -> Option<Stream> {
+        Rc::into_inner(self.0).map(|socket| socket.into_inner().stream)
+    }
+}
+
+impl AsyncRead for Kept {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Kept {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, pieces)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.0.borrow().is_write_vectored()
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
 /// hyper's connection, and what may end it from outside.
 struct Connection<S: HttpService<Incoming>> {
     speaks: Speaks<S>,
@@ -338,7 +378,7 @@ enum Speaks<S: HttpService<Incoming>> {
     /// Nothing has come yet, or too little to tell.
     Unknown(Socket),
     Http1(http1::Connection<TokioIo<Socket>, S>),
-    Http2(Box<http2::Connection<TokioIo<Socket>, S, Streams>>),
+    Http2(Box<http2::Connection<TokioIo<Kept>, S, Streams>>, Kept),
     /// After a 101.
     Tunnel(Box<Tunnel>),
     /// HTTP has ended before the client has.
@@ -357,6 +397,7 @@ where
         let limits = self.worker.limits(self.state.port);
         self.speaks = if http2 {
             self.state.has_streams(self.worker.now());
+            let kept = Kept(Rc::new(RefCell::new(socket)));
             let http = http2::Builder::new(Streams::new(self.worker.clone(), self.state.clone()))
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(STREAM_WINDOW * limits.streams as u32)
@@ -364,8 +405,8 @@ where
                 .max_concurrent_streams(limits.streams as u32)
                 .max_local_error_reset_streams(WRONGED_STREAMS)
                 .max_header_list_size(limits.header_bytes as u32)
-                .serve_connection(TokioIo::new(socket), service);
-            Speaks::Http2(Box::new(http))
+                .serve_connection(TokioIo::new(kept.clone()), service);
+            Speaks::Http2(Box::new(http), kept)
         } else {
             socket.strict = Some(Scanner::new(Bounds { bytes: limits.header_bytes, fields: limits.header_count }));
             let http = http1::Builder::new()
@@ -385,7 +426,11 @@ where
             Speaks::Unknown(socket) => Some(socket.stream),
             Speaks::Http1(http) => Some(http.into_parts().io.into_inner().stream),
             Speaks::Nothing(stream) => Some(stream),
-            Speaks::Http2(_) | Speaks::Tunnel(_) | Speaks::Ended => None,
+            Speaks::Http2(http, kept) => {
+                drop(http);
+                kept.take()
+            }
+            Speaks::Tunnel(_) | Speaks::Ended => None,
         }
     }
 
@@ -491,7 +536,15 @@ where
                         Poll::Ready(outcome) => self.end(outcome, cx),
                     };
                 }
-                Speaks::Http2(http) => return Pin::new(http).poll(cx).map(drop),
+                Speaks::Http2(http, _) => {
+                    let outcome = std::task::ready!(Pin::new(http).poll(cx));
+                    // Requests that came after the last one that is answered: the client sends them again, if it learns that.
+                    if outcome.is_ok() {
+                        self.state.enter(Phase::Lingering, self.worker.now());
+                        self.speaks = self.take().map_or(Speaks::Ended, Speaks::Nothing);
+                    }
+                    return self.linger(cx);
+                }
                 Speaks::Tunnel(tunnel) => return tunnel.poll(cx),
                 Speaks::Nothing(_) | Speaks::Ended => return self.linger(cx),
             }
@@ -547,7 +600,7 @@ where
                 match &mut this.speaks {
                     // Nor one of which a part is here; its answer will tell the client to leave.
                     Speaks::Http1(http) if this.state.phase() != Phase::Head => Pin::new(http).graceful_shutdown(),
-                    Speaks::Http2(http) => Pin::new(&mut **http).graceful_shutdown(),
+                    Speaks::Http2(http, _) => Pin::new(&mut **http).graceful_shutdown(),
                     Speaks::Unknown(_) if this.state.phase() == Phase::Idle => return Poll::Ready(()),
                     _ => {}
                 }

@@ -36,6 +36,7 @@ mod dial;
 mod eject;
 mod error;
 mod exchange;
+mod frames;
 mod gates;
 mod grpc;
 mod headers;

@@ -30,8 +30,10 @@ const SILENT: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);
 /// Bytes that an endpoint may send ahead of what the client has taken, for one answer.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// For all answers of a connection: each may wait for a client that takes nothing, and keeps no other from coming.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
+/// For all answers of a connection: each may wait for a client that takes nothing, and keeps no other from coming. The most that
+/// there is, because h2 ends a connection when small frames that wait cost more than half of this; what they may cost is
+/// bounded by the streams and their windows.
+const CONNECTION_WINDOW: u32 = i32::MAX as u32;
 /// Bytes of a request's body that wait for the endpoint's window.
 const SEND_BUFFER: usize = 64 * 1024;
 /// The most streams at once, and those that are opened before the endpoint has said how many it takes (RFC 9113 section
@@ -66,7 +68,8 @@ pub struct Shared {
 
 impl Shared {
     /// `header_bytes`: the largest head of an answer.
-    pub async fn begin(socket: Socket, secure: bool, header_bytes: usize) -> Result<Rc<Self>, Failure> {
+    pub async fn begin(mut socket: Socket, secure: bool, header_bytes: usize) -> Result<Rc<Self>, Failure> {
+        socket.has_frames();
         let (sender, mut connection) = http2::Builder::new(Here)
             .timer(TokioTimer::new())
             .keep_alive_interval(SILENT)

@@ -481,7 +481,7 @@ impl State {
     /// No further request: an idle connection closes, a busy one after its answer. A fresh one, whose first request is
     /// probably on its way, is left to the tick.
     pub fn finish(&self) {
-        if self.served.get() || self.phase.get() != Phase::Idle {
+        if self.served.get() || !matches!(self.phase.get(), Phase::Opening | Phase::Idle) {
             self.judge(Verdict::Finish);
         }
     }

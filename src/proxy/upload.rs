@@ -234,7 +234,15 @@ impl Coming {
             }
             return Poll::Ready(Some(Ok(frame)));
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let mut next = Pin::new(&mut self.incoming).poll_frame(cx);
+        // A frame that carries nothing is passed on to nobody: to an endpoint that counts them it would be an offence, of the
+        // connection that others share.
+        while let Poll::Ready(Some(Ok(frame))) = &next
+            && frame.data_ref().is_some_and(Bytes::is_empty)
+        {
+            next = Pin::new(&mut self.incoming).poll_frame(cx);
+        }
+        match next {
             Poll::Pending => {
                 self.upload.progress.set(Progress::Awaited);
                 note(&mut self.upload.waiting.borrow_mut(), cx);

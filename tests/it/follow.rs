@@ -104,6 +104,38 @@ pub fn says(config: &Value, part: &str) -> bool {
     notes.iter().any(|note| note.as_str().is_some_and(|note| note.contains(part)))
 }
 
+#[tokio::test]
+async fn endpoints_are_spoken_to_as_the_service_says_unless_the_file_does() {
+    let world = World::new().await;
+    let proxy = world.proxy(&[]).await;
+    proxy.until("the first weight", canary_is(20)).await;
+    let clients = Clients::start(&proxy);
+    let says = |spoken: Option<&str>| {
+        let mut service = service("shop-stable", "v1");
+        service["spec"]["ports"][0]["appProtocol"] = json!(spoken);
+        world.api.put("services", service);
+    };
+    for (spoken, version) in
+        [(None, "HTTP/1.1"), (Some("kubernetes.io/h2c"), "HTTP/2.0"), (Some("kubernetes.io/ws"), "HTTP/1.1")]
+    {
+        says(spoken);
+        eventually(version, async || Client::connect(proxy.proxy).await.get("/").await.header("x-http") == version)
+            .await;
+        clients.go_on().await;
+    }
+    // Whom to trust no Service says.
+    says(Some("https"));
+    proxy.until("a note", |config| self::says(config, "`appProtocol`")).await;
+    assert_eq!(Client::connect(proxy.proxy).await.get("/").await.header("x-http"), "HTTP/1.1");
+    clients.all_was_well().await;
+
+    let file = world.folder.write("splitway.yaml", "upstream: { protocol: h2c }\n");
+    let proxy = world.proxy(&["--config", file.to_str().unwrap()]).await;
+    proxy.until("the first weight", canary_is(20)).await;
+    let answer = Client::connect(proxy.proxy).await.get("/").await;
+    assert_eq!(answer.header("x-http"), "HTTP/2.0", "the file's word is the last");
+}
+
 async fn readyz(proxy: &Serving) -> (u16, String) {
     let answer = crate::support::Client::connect(proxy.admin).await.get("/readyz?verbose").await;
     (answer.status, answer.text())

@@ -85,6 +85,39 @@ async fn a_request_with_a_body_that_may_have_been_looked_at_is_not_sent_twice() 
 
 /// A drain as RFC 9113 section 6.8 has it: first everybody is told, then which stream was the last.
 #[tokio::test]
+async fn frames_that_carry_nothing_are_no_offence_to_those_who_share_a_connection() {
+    // An endpoint that sends them: every one of the answers that share the connection arrives.
+    let answer = |stream| {
+        let head = raw::headers(stream, &raw::fields(&[(":status", "200")]), false);
+        let nothing = raw::data(stream, "", false).repeat(3);
+        [head, nothing.clone(), raw::data(stream, "o", false), nothing, raw::data(stream, "k", true)].concat()
+    };
+    let scene = Scene::before(app(u32::MAX, answer).await, (H1, H2), |_| {}).await;
+    for _ in 0..100 {
+        let got = scene.ask(Ask::get("/")).await;
+        assert_eq!((got.status, got.body.as_str()), (200, "ok"), "{:?}", got.reason());
+    }
+
+    // Clients that send them, each as many as it may: they are not passed on to an endpoint that would mind the sum.
+    let app = crate::support::App::start("stable").await;
+    let mut routing = routing(&[("stable", Role::Stable, 1, &[app.address])]);
+    routing.backends[0].transport.protocol = splitway::route::transport::Protocol::Http2;
+    let proxy = Proxy::start_with(routing, |settings| settings.proxy.workers = 1).await;
+    for _ in 0..5 {
+        let mut frames = Frames::connect(proxy.address).await;
+        let head = raw::headers(1, &raw::request_fields(&Ask::post("/echo", "hello")), false);
+        let body = [raw::data(1, "", false).repeat(60), raw::data(1, "hello", true)].concat();
+        frames.send([head, body].concat()).await;
+        let got = soon("an answer", frames.answer(1)).await.unwrap();
+        assert!(got.status == 200 && got.body.ends_with("\n\nhello"), "{got:?}");
+    }
+    assert_eq!(
+        proxy.metric("splitway_upstream_connections_opened_total{version=\"stable\",role=\"stable\"}").await,
+        1.0
+    );
+}
+
+#[tokio::test]
 async fn a_drain_tells_twice_and_finishes_what_is_open() {
     let app = crate::support::App::start("stable").await;
     let proxy = Proxy::start(routing(&[("stable", Role::Stable, 1, &[app.address])])).await;

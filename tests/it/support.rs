@@ -14,7 +14,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::server;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use splitway::control::{Observed, Rejected, Sender};
 use splitway::proxy::{Drain, Listener};
 use splitway::route::policy::Policy;
@@ -43,7 +43,8 @@ pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     .await
 }
 
-/// One endpoint of a version. Answers with its name, and does what the path says:
+/// One endpoint of a version, for HTTP/1 and HTTP/2 in clear. Answers with its name, tells in `x-http` in which version it was
+/// asked, and does what the path says:
 /// `/echo` sends the request back, `/status/503` answers that status, `/bytes/1000` that many bytes, `/held` waits for
 /// [`App::release`].
 pub struct App {
@@ -85,8 +86,18 @@ impl App {
                 let (seen, name) = (shared.clone(), owned.clone());
                 let service = service_fn(move |request| answer(name.clone(), seen.clone(), request));
                 connections.spawn(async move {
+                    let mut first = [0; 3];
+                    let http2 = stream.peek(&mut first).await.is_ok_and(|read| first[..read] == *b"PRI");
+                    let stream = TokioIo::new(stream);
                     // The proxy closing its connection is no failure.
-                    let _ = server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let _ = match http2 {
+                        true => {
+                            server::conn::http2::Builder::new(TokioExecutor::new())
+                                .serve_connection(stream, service)
+                                .await
+                        }
+                        false => server::conn::http1::Builder::new().serve_connection(stream, service).await,
+                    };
                 });
             }
         });
@@ -141,6 +152,7 @@ async fn answer(
     seen.received.fetch_add(1, Ordering::SeqCst);
     seen.arrived.notify_waiters();
     let path = request.uri().path().to_owned();
+    let version = format!("{:?}", request.version());
     let mut answer = Response::new(Full::from(name.clone()));
     if path == "/echo" {
         let mut lines = format!("{} {}\n", request.method(), request.uri());
@@ -164,6 +176,7 @@ async fn answer(
         let _ = request.into_body().collect().await;
     }
     answer.headers_mut().insert("x-app", name.parse().unwrap());
+    answer.headers_mut().insert("x-http", version.parse().unwrap());
     Ok(answer)
 }
 

@@ -162,10 +162,10 @@ fn beside_a_rollout_one_word_is_for_all_versions() {
     let folder = Folder::new();
     let config = folder.good(&format!("{LISTENER}rollout: services/shop\nupstream: {{ protocol: h2c }}\n"));
     let What::Rollout(_, overlay) = &config.what else { panic!("{config:?}") };
-    assert_eq!(overlay.transport, Transport { protocol: Protocol::Http2, tls: None });
+    assert_eq!(overlay.transport, Some(Transport { protocol: Protocol::Http2, tls: None }));
     let secure = format!("{LISTENER}rollout: services/shop\nupstream: {{ tls: {{ ca: app-ca.pem }} }}\n");
     let What::Rollout(_, overlay) = folder.good(&secure).what else { panic!("{secure}") };
-    assert!(overlay.transport.tls.is_some_and(|tls| tls.server_name.is_none()), "by the pods' addresses");
+    assert!(overlay.transport.unwrap().tls.is_some_and(|tls| tls.server_name.is_none()), "by the pods' addresses");
 }
 
 #[test]

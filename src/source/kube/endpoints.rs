@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use crate::control::cluster::AppProtocol;
 use crate::control::plan::Endpoint;
 use crate::control::rollout::HASH_LABEL;
 use crate::route::VersionHash;
@@ -197,6 +198,17 @@ fn service_port<'a>(service: &'a ServiceSeen, port: &PortRef) -> Option<&'a Serv
     }
 }
 
+/// What a Service says about how `port` is spoken to, also where that is a container's port behind one of the Service's.
+pub fn spoken(service: &ServiceSeen, port: &PortRef) -> AppProtocol {
+    let leads_to = |found: &&ServicePort| match port {
+        PortRef::Default => false,
+        PortRef::Name(name) => found.target == Target::Name(name.clone()),
+        PortRef::Number(number) => found.target == Target::Number(*number),
+    };
+    let found = service_port(service, port).or_else(|| service.ports.iter().find(leads_to));
+    found.map(|port| port.spoken).unwrap_or_default()
+}
+
 fn slice_port(slice: &SliceSeen, port: &PortRef, service: Option<&ServiceSeen>) -> Option<u16> {
     let by_name = |name: Option<&str>| slice.ports.iter().find(|port| port.name.as_deref() == name);
     let led_to = || {
@@ -287,6 +299,7 @@ mod tests {
             name: (!name.is_empty()).then(|| name.to_string()),
             number: *number,
             target: target.clone(),
+            spoken: if *number == 81 { AppProtocol::H2c } else { AppProtocol::Http1 },
         };
         ServiceSeen { selector: BTreeMap::new(), ports: ports.iter().map(port).collect() }
     }
@@ -297,6 +310,22 @@ mod tests {
             format!("{version}: {}", list(endpoints.iter().map(|endpoint| endpoint.address.to_string())))
         };
         found.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn what_a_service_says_of_a_port_holds_by_every_way_of_naming_it() {
+        let both = service(&[("http", 80, Target::Number(7000)), ("rpc", 81, Target::Name("grpc".to_owned()))]);
+        for (port, said) in [
+            ("", "Http1"),
+            ("http", "Http1"),
+            ("7000", "Http1"),
+            ("rpc", "H2c"),
+            ("81", "H2c"),
+            ("grpc", "H2c"),
+            ("other", "Http1"),
+        ] {
+            assert_eq!(format!("{:?}", spoken(&both, &port.parse().unwrap())), said, "{port:?}");
+        }
     }
 
     #[test]

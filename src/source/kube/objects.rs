@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 
+use crate::control::cluster::AppProtocol;
 use crate::control::plan;
 use crate::control::rollout::{HASH_LABEL, Rollout};
 
@@ -39,6 +40,7 @@ pub struct ServicePort {
     pub name: Option<String>,
     pub number: u16,
     pub target: Target,
+    pub spoken: AppProtocol,
 }
 
 /// A container's port, as a Service names it.
@@ -105,7 +107,16 @@ impl From<Service> for ServiceSeen {
                         Some(IntOrString::Int(target)) => Target::Number(number(target)?),
                         None => Target::Number(own),
                     };
-                    Some(ServicePort { name: port.name.filter(|name| !name.is_empty()), number: own, target })
+                    Some(ServicePort {
+                        name: port.name.filter(|name| !name.is_empty()),
+                        number: own,
+                        target,
+                        spoken: match port.app_protocol.as_deref() {
+                            Some("kubernetes.io/h2c") => AppProtocol::H2c,
+                            Some("https" | "HTTPS" | "kubernetes.io/wss") => AppProtocol::Tls,
+                            _ => AppProtocol::Http1,
+                        },
+                    })
                 })
                 .collect(),
         }

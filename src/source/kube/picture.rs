@@ -19,7 +19,7 @@ use crate::route::picker::Turn;
 
 use super::Settings;
 use super::client::{Trouble, TroubleKind};
-use super::endpoints::{ByHash, PortNote, PortRef, of_pods, of_slices};
+use super::endpoints::{ByHash, PortNote, PortRef, of_pods, of_slices, spoken};
 use super::objects::{PodSeen, ServiceSeen, SliceSeen, named_services, rollouts, selector, service_names, slices_of};
 use super::watched::{self, Event, Watch};
 
@@ -303,10 +303,12 @@ impl Picture {
             ports.push(found);
             notes.extend(note.map(PortNote::text));
         }
+        let of_service = |service| self.settings.ports.iter().map(move |port| spoken(service, port));
         let (turn, peers) = self.replicas();
         Some(Cluster {
             rollout: self.parsed.clone(),
             ports,
+            spoken: stable.iter().flat_map(|(_, service)| of_service(service)).collect(),
             services: services.map(|services| named_services(self.parsed.as_ref(), services)),
             notes,
             turn,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::control::cluster::Cluster;
+use crate::control::cluster::{AppProtocol, Cluster};
 use crate::control::plan::{Endpoint, Service};
 use crate::route::VersionHash;
 
@@ -29,6 +29,8 @@ struct Saved {
     /// As the API server sent it.
     rollout: Option<Value>,
     ports: Vec<BTreeMap<String, Vec<SavedEndpoint>>>,
+    #[serde(default)]
+    spoken: Vec<AppProtocol>,
     services: Option<Vec<SavedService>>,
 }
 
@@ -80,6 +82,7 @@ impl Store {
                 .iter()
                 .map(|port| port.iter().map(|(version, one)| (version.to_string(), endpoints(one))).collect())
                 .collect(),
+            spoken: cluster.spoken.clone(),
             services: cluster.services.as_ref().map(|services| {
                 let save = |one: &Service| SavedService { name: one.name.clone(), selector: one.selector.clone() };
                 services.iter().map(save).collect()
@@ -134,6 +137,7 @@ fn understand(text: &str, ports: usize) -> Result<Cluster, String> {
                 port.into_iter().map(one).collect()
             })
             .collect(),
+        spoken: saved.spoken,
         services: saved.services.map(|services| {
             services.into_iter().map(|one| Service { name: one.name, selector: one.selector }).collect()
         }),
@@ -185,6 +189,7 @@ mod tests {
         Cluster {
             rollout: Some(serde_json::from_value(rollout).unwrap()),
             ports: vec![BTreeMap::from([(VersionHash::new("v1"), vec![endpoint])])],
+            spoken: vec![AppProtocol::H2c],
             services: Some(vec![Service { name: "shop-stable".to_owned(), selector: Some(BTreeMap::new()) }]),
             ..Cluster::default()
         }
