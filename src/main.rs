@@ -77,7 +77,8 @@ impl From<io::Error> for Stop {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Stop::Unheard,
             io::ErrorKind::AddrInUse => Stop::Other(format!(
-                "{error}\nAnother process has that port: end it, or choose another port (0 is any free one)."
+                "{error}\nAnother process has that port: end it, or choose another port (0 is any free one).\n\
+                 To take over from another splitway, start both with --reuse-port (docs/drain.md)."
             )),
             io::ErrorKind::AddrNotAvailable => Stop::Other(format!(
                 "{error}\nThis machine has no such address: use one of its own, or 0.0.0.0 for all."
