@@ -190,6 +190,15 @@ impl Running {
         let _ = status.wait_for(|status| status.generation >= generation).await;
     }
 
+    /// Where ports are shared: waits for the first snapshot, then lets connections come. Until then they go to others that
+    /// listen on the same ports. Elsewhere they come from the start, and this returns at once.
+    pub async fn open(&mut self) -> io::Result<()> {
+        if self.admin_leaves.is_some() {
+            self.reached(Generation(1)).await;
+        }
+        self.proxy.open()
+    }
+
     /// Ends politely: readiness goes false (where ports are shared, the admin address is
     /// left to a successor, if there is one), then see [`proxy::Running::drain`]. Returns how many connections were cut.
     pub async fn drain(self) -> usize {

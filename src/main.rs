@@ -270,7 +270,7 @@ async fn serve_until_told(
     let mut hangup = signal(SignalKind::hangup())?;
     let (observations, receiver) = control::channel();
     let (again, asked_again) = mpsc::channel(1);
-    let running = bound.start(receiver)?;
+    let mut running = bound.start(receiver)?;
     match (config.what.clone(), rollout) {
         (What::Rollout(_, overlay), Some(rollout)) => {
             let overlays = |what| match what {
@@ -294,6 +294,10 @@ async fn serve_until_told(
             }
         }
         (What::Rollout(..), None) => unreachable!("a Rollout was reached above"),
+    }
+    tokio::select! {
+        opened = running.open() => opened?,
+        () = end.recv() => return Ok(ExitCode::SUCCESS),
     }
     match announce(&running, workers, print_addresses) {
         // Nobody wants to know our addresses: that is no reason not to serve.

@@ -8,9 +8,10 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Connections that may wait to be accepted. The kernel has a bound of its own, `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -21,34 +22,51 @@ pub const HANDSHAKES: Duration = Duration::from_millis(500);
 
 /// The same address once per worker: the kernel spreads connections over them (`SO_REUSEPORT`).
 ///
-/// Unless it is meant to be `shared` with other processes, a port in use is an error.
+/// Unless it is meant to be `shared` with other processes, a port in use is an error. If it is, nobody is to come here until
+/// there is something to serve: then [`begin`].
 pub fn open_all(address: SocketAddr, workers: usize, shared: bool) -> io::Result<Vec<TcpListener>> {
     // The first socket is opened alone, so that a port in use is not shared silently, and closed again. The kernel never
     // chooses a shared port for 0, and nobody shall get it in between.
     let chosen = address.port() == 0;
     let first = open(address, chosen || shared)?;
-    let address = first.local_addr()?;
+    // An address that was bound is in use only if somebody listens there.
+    if !shared {
+        begin(&first)?;
+    }
+    let address = first.local_addr()?.as_socket().unwrap_or(address);
     let mut sockets = Vec::from_iter((chosen || shared).then_some(first));
     while sockets.len() < workers {
-        sockets.push(open(address, true)?);
+        let socket = open(address, true)?;
+        if !shared {
+            begin(&socket)?;
+        }
+        sockets.push(socket);
     }
-    Ok(sockets)
+    Ok(sockets.into_iter().map(TcpListener::from).collect())
 }
 
-fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+/// From here on the kernel gives connections to this socket, too.
+pub fn begin(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).listen(BACKLOG)
+}
+
+pub fn has_begun(socket: &impl AsFd) -> bool {
+    SockRef::from(socket).is_listener().unwrap_or(true)
 }
 
 /// From here on no handshake begins at this socket; those that have begun go on. `false`: this system cannot do that.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn begin_no_more(socket: &impl std::os::fd::AsFd) -> bool {
-    use socket2::{SockFilter, SockRef};
+pub fn begin_no_more(socket: &impl AsFd) -> bool {
+    use socket2::SockFilter;
     let op = |code: u32, yes, no, value| SockFilter::new(code as u16, yes, no, value);
     // The kernel asks a socket's filter for each packet, which begins with its TCP header (RFC 9293 section 3.1).
     let program = [
@@ -69,7 +87,7 @@ const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn begin_no_more(_: &impl std::os::fd::AsFd) -> bool {
+pub fn begin_no_more(_: &impl AsFd) -> bool {
     false
 }
 
@@ -100,13 +118,16 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn a_socket_that_begins_no_more_keeps_what_has_come_and_gets_nothing_else() {
         let old = open_all(ANYWHERE, 1, true).unwrap().remove(0);
+        begin(&old).unwrap();
         let address = old.local_addr().unwrap();
         let before: Vec<TcpStream> = (0..10).map(|_| TcpStream::connect(address).unwrap()).collect();
         assert!(begin_no_more(&old));
         let heir = open_all(address, 1, true).unwrap().remove(0);
+        begin(&heir).unwrap();
         // Passed over by the one or taken by the other, and after a second taken by the other in any case.
         let opening: Vec<_> =
             (0..10).map(|_| std::thread::spawn(move || TcpStream::connect(address).unwrap())).collect();
+        // As long as a worker gives them: whatever reaches the old one reaches it in this time.
         std::thread::sleep(HANDSHAKES);
         let taken = |listener: &TcpListener| std::iter::from_fn(|| listener.accept().ok()).count();
         assert_eq!(taken(&old), before.len());

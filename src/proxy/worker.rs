@@ -34,6 +34,8 @@ use crate::route::{Role, Snapshot, VersionHash};
 /// How far the proxy has come with leaving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// Ports are shared, and nobody is to come here yet.
+    Opening,
     Serving,
     /// Still accepting, but every answer asks its client to connect anew: load balancers are looking for somebody else.
     Leaving,
@@ -73,9 +75,13 @@ impl Bound {
         &self.addresses
     }
 
-    /// Starts the workers. They answer 503 until the first snapshot is live.
+    /// Starts the workers. They answer 503 until the first snapshot is live. If ports are shared, connections are for others
+    /// to take until [`Running::open`].
     pub fn run(self, live: &Live, metrics: &Arc<Metrics>) -> io::Result<Running> {
-        let (stage, _) = watch::channel(Stage::Serving);
+        let shared = self.settings.reuse_port;
+        let (stage, _) = watch::channel(if shared { Stage::Opening } else { Stage::Serving });
+        let unopened = self.sockets.iter().flatten().filter(|_| shared).map(StdListener::try_clone);
+        let unopened = unopened.collect::<io::Result<Vec<_>>>()?;
         let open = Arc::new(AtomicUsize::new(0));
         let accepting = Arc::new(AtomicUsize::new(self.sockets.iter().map(Vec::len).sum()));
         let rooms = Arc::new(Rooms::default());
@@ -97,7 +103,7 @@ impl Bound {
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run(start))?;
             threads.push(thread);
         }
-        Ok(Running { stage, open, accepting, threads, settings: self.settings })
+        Ok(Running { stage, open, unopened, accepting, threads, settings: self.settings })
     }
 }
 
@@ -105,6 +111,8 @@ impl Bound {
 pub struct Running {
     stage: watch::Sender<Stage>,
     open: Arc<AtomicUsize>,
+    /// Sockets at which nobody listens yet.
+    unopened: Vec<StdListener>,
     /// Listeners that still take connections, of all workers.
     accepting: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
@@ -112,6 +120,15 @@ pub struct Running {
 }
 
 impl Running {
+    /// Lets connections come, where ports are shared.
+    pub fn open(&mut self) -> io::Result<()> {
+        for socket in self.unopened.drain(..) {
+            listen::begin(&socket)?;
+        }
+        self.stage.send_if_modified(|stage| std::mem::replace(stage, (*stage).max(Stage::Serving)) == Stage::Opening);
+        Ok(())
+    }
+
     /// From here on every answer asks its client to connect anew.
     pub fn leave(&self) {
         self.stage.send_replace(Stage::Leaving);
@@ -190,10 +207,13 @@ async fn work(start: Start) {
     let mut accepting = Vec::new();
     for (socket, settings) in start.sockets {
         let settings = Rc::new(settings);
-        let listener = TcpListener::from_std(socket).expect("a bound socket can be registered");
-        let (worker, stage, count) = (worker.clone(), start.stage.clone(), start.accepting.clone());
+        let (worker, mut stage, count) = (worker.clone(), start.stage.clone(), start.accepting.clone());
         accepting.push(tokio::task::spawn_local(async move {
-            accept(worker, listener, settings, start.reuse_port, stage).await;
+            // Told to leave before it was told to begin: then there is nobody to serve.
+            if stage.wait_for(|stage| *stage > Stage::Opening).await.is_ok() && listen::has_begun(&socket) {
+                let listener = TcpListener::from_std(socket).expect("a bound socket can be registered");
+                accept(worker, listener, settings, start.reuse_port, stage).await;
+            }
             // Release: whoever sees this sees the connections that were accepted before.
             count.fetch_sub(1, Ordering::Release);
         }));
@@ -475,7 +495,7 @@ impl Worker {
         self.stage.set(stage);
         for connection in self.connections.borrow().values() {
             match stage {
-                Stage::Serving | Stage::Leaving => {}
+                Stage::Opening | Stage::Serving | Stage::Leaving => {}
                 Stage::Draining => connection.finish(),
                 Stage::Gone => connection.abort(),
             }
