@@ -108,6 +108,7 @@ mod tests {
     fn a_port_in_use_is_an_error_unless_it_is_meant_to_be_shared() {
         for first in [false, true] {
             let sockets = open_all(ANYWHERE, 2, first).unwrap();
+            sockets.iter().for_each(|socket| begin(socket).unwrap());
             let address = sockets[0].local_addr().unwrap();
             assert_eq!(open_all(address, 2, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
             assert_eq!(open_all(address, 3, true).unwrap().len(), 3);
