@@ -223,6 +223,16 @@ pub struct Settings {
     /// Threads [default: the cores it may use]
     #[arg(long, env = "SPLITWAY_WORKERS", hide_env = true, value_name = "N")]
     pub workers: Option<String>,
+    /// Let a new process take over: both need it
+    #[arg(
+        long,
+        env = "SPLITWAY_REUSE_PORT",
+        hide_env = true,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub reuse_port: Option<String>,
     /// Which of several proxies this one is, as in 0/3
     #[arg(long, env = "SPLITWAY_REPLICA", hide_env = true, value_name = "I/N")]
     pub replica: Option<String>,
@@ -361,6 +371,7 @@ impl From<Settings> for splitway::config::Flags {
             stable: given(settings.stable),
             canary: given(settings.canary),
             workers: given(settings.workers),
+            reuse_port: given(settings.reuse_port),
             replica: given(settings.replica),
             drain_delay: given(settings.drain_delay),
             drain_timeout: given(settings.drain_timeout),

@@ -59,6 +59,7 @@ pub struct Bound {
     identity: Identity,
     ports: Vec<PortName>,
     workers: usize,
+    reuse_port: bool,
     following: Option<FollowingView>,
     /// What each listener shows its clients.
     fronts: Vec<Option<tls::Front>>,
@@ -69,11 +70,11 @@ pub fn bind(settings: Settings) -> io::Result<Bound> {
     let ports = settings.ports;
     check_ports(&ports, &settings.proxy.listeners)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
-    let admin = settings.admin.map(admin::bind).transpose()?;
-    let (workers, following) = (settings.proxy.workers, settings.following);
+    let admin = settings.admin.map(|address| admin::bind(address, settings.proxy.reuse_port)).transpose()?;
+    let (workers, reuse_port, following) = (settings.proxy.workers, settings.proxy.reuse_port, settings.following);
     let fronts = settings.proxy.listeners.iter().map(|listener| listener.tls.clone()).collect();
     let proxy = proxy::bind(settings.proxy)?;
-    Ok(Bound { proxy, admin, identity: settings.identity, ports, workers, following, fronts })
+    Ok(Bound { proxy, admin, identity: settings.identity, ports, workers, reuse_port, following, fronts })
 }
 
 /// Whether the ports are told apart by their names, and every listener stands before one of them.
@@ -118,6 +119,7 @@ impl Bound {
         let shown: Vec<_> = shown.collect();
         let certificates =
             (!shown.is_empty()).then(|| tokio::spawn(source::certificates::follow(shown, metrics.clone())));
+        let (admin_leaves, told) = tokio::sync::oneshot::channel();
         let admin = self.admin.map(|admin| {
             let context = admin::Context {
                 live: live.clone(),
@@ -126,10 +128,26 @@ impl Bound {
                 readiness: readiness.clone(),
                 following: self.following,
             };
-            tokio::spawn(admin.serve(context, std::future::pending()))
+            tokio::spawn(admin.serve_until_succeeded(context, async {
+                if told.await.is_err() {
+                    // Nobody can tell any more. The task ends with the process.
+                    std::future::pending().await
+                }
+            }))
         });
         let beside = [admin, certificates].into_iter().flatten().collect();
-        Ok(Running { proxy, beside, readiness, live, metrics, status: status_view, listeners, admin_address })
+        let admin_leaves = self.reuse_port.then_some(admin_leaves);
+        Ok(Running {
+            proxy,
+            beside,
+            admin_leaves,
+            readiness,
+            live,
+            metrics,
+            status: status_view,
+            listeners,
+            admin_address,
+        })
     }
 }
 
@@ -138,6 +156,8 @@ pub struct Running {
     proxy: proxy::Running,
     /// The tasks that end with it: the admin listener, and what follows certificates.
     beside: Vec<tokio::task::JoinHandle<()>>,
+    /// Tells the admin listener to leave its address to a successor, where ports are shared.
+    admin_leaves: Option<tokio::sync::oneshot::Sender<()>>,
     readiness: admin::Readiness,
     live: Live,
     metrics: Arc<Metrics>,
@@ -170,9 +190,22 @@ impl Running {
         let _ = status.wait_for(|status| status.generation >= generation).await;
     }
 
-    /// Ends politely: readiness goes false, then see [`proxy::Running::drain`]. Returns how many connections were cut.
+    /// Where ports are shared: waits for the first snapshot, then lets connections come. Until then they go to others that
+    /// listen on the same ports. Elsewhere they come from the start, and this returns at once.
+    pub async fn open(&mut self) -> io::Result<()> {
+        if self.admin_leaves.is_some() {
+            self.reached(Generation(1)).await;
+        }
+        self.proxy.open()
+    }
+
+    /// Ends politely: readiness goes false (where ports are shared, the admin address is
+    /// left to a successor, if there is one), then see [`proxy::Running::drain`]. Returns how many connections were cut.
     pub async fn drain(self) -> usize {
         self.readiness.drain();
+        if let Some(leaves) = self.admin_leaves {
+            let _ = leaves.send(());
+        }
         let cut = self.proxy.drain().await;
         self.beside.iter().for_each(tokio::task::JoinHandle::abort);
         cut

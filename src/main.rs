@@ -77,7 +77,8 @@ impl From<io::Error> for Stop {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Stop::Unheard,
             io::ErrorKind::AddrInUse => Stop::Other(format!(
-                "{error}\nAnother process has that port: end it, or choose another port (0 is any free one)."
+                "{error}\nAnother process has that port: end it, or choose another port (0 is any free one).\n\
+                 To take over from another splitway, start both with --reuse-port (docs/drain.md)."
             )),
             io::ErrorKind::AddrNotAvailable => Stop::Other(format!(
                 "{error}\nThis machine has no such address: use one of its own, or 0.0.0.0 for all."
@@ -269,7 +270,7 @@ async fn serve_until_told(
     let mut hangup = signal(SignalKind::hangup())?;
     let (observations, receiver) = control::channel();
     let (again, asked_again) = mpsc::channel(1);
-    let running = bound.start(receiver)?;
+    let mut running = bound.start(receiver)?;
     match (config.what.clone(), rollout) {
         (What::Rollout(_, overlay), Some(rollout)) => {
             let overlays = |what| match what {
@@ -293,6 +294,10 @@ async fn serve_until_told(
             }
         }
         (What::Rollout(..), None) => unreachable!("a Rollout was reached above"),
+    }
+    tokio::select! {
+        opened = running.open() => opened?,
+        () = end.recv() => return Ok(ExitCode::SUCCESS),
     }
     match announce(&running, workers, print_addresses) {
         // Nobody wants to know our addresses: that is no reason not to serve.

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, USER_AGENT,
     X_CONTENT_TYPE_OPTIONS,
@@ -39,6 +40,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -115,11 +117,16 @@ pub struct Bound {
     address: SocketAddr,
 }
 
-/// Port 0 takes any free port.
-pub fn bind(address: SocketAddr) -> io::Result<Bound> {
+/// Port 0 takes any free port. `shared`: other processes may listen on it, if they want that, too.
+pub fn bind(address: SocketAddr, shared: bool) -> io::Result<Bound> {
     let open = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(shared)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = std::net::TcpListener::from(socket);
         let address = listener.local_addr()?;
         Ok(Bound { listener, address })
     };
@@ -148,6 +155,9 @@ const BOUNDS: Bounds = Bounds {
     grace: Duration::from_secs(2),
 };
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// Bytes of a request's head, and its header lines. Beyond: 431.
 const HEAD_BYTES: usize = 16 * 1024;
 const HEADER_LINES: usize = 64;
@@ -161,6 +171,17 @@ impl Bound {
     /// Serves until `shutdown` is over, then for as long as open answers need, but not long. To be run on a tokio runtime.
     pub fn serve(self, context: Context, shutdown: impl Future<Output = ()>) -> impl Future<Output = ()> {
         self.serve_within(BOUNDS, context, shutdown)
+    }
+
+    /// The same on an address that may be shared. Once `told` that the proxy leaves, it is the successor's alone; if there is
+    /// none, it is still to be heard here that the proxy leaves.
+    pub async fn serve_until_succeeded(self, context: Context, told: impl Future<Output = ()>) {
+        let address = self.address;
+        self.serve(context.clone(), told).await;
+        let alone = bind(address, false).map(drop);
+        if let Ok(again) = alone.and_then(|()| bind(address, true)) {
+            again.serve(context, std::future::pending()).await;
+        }
     }
 
     async fn serve_within(self, bounds: Bounds, context: Context, shutdown: impl Future<Output = ()>) {
@@ -181,6 +202,10 @@ impl Bound {
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 }
             }
+        }
+        // What the kernel has accepted already would be lost with the socket.
+        while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+            connections.spawn(serve_connection(stream, context.clone(), port, bounds, stopped.clone()));
         }
         drop(listener);
         stop.send_replace(true);
@@ -505,7 +530,7 @@ mod tests {
                 live,
                 following: None,
             };
-            let bound = bind(([127, 0, 0, 1], 0).into()).expect("there is a free port");
+            let bound = bind(([127, 0, 0, 1], 0).into(), false).expect("there is a free port");
             let address = bound.address();
             let (stop, stopped) = oneshot::channel();
             let served = context.clone();
@@ -976,8 +1001,8 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_named_in_the_error() {
-        let first = bind(([127, 0, 0, 1], 0).into()).unwrap();
-        let error = bind(first.address()).err().expect("the port is taken");
+        let first = bind(([127, 0, 0, 1], 0).into(), false).unwrap();
+        let error = bind(first.address(), false).err().expect("the port is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().starts_with(&format!("cannot listen on {} for admin: ", first.address())));
     }

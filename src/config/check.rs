@@ -96,6 +96,7 @@ pub(super) fn check(file: &File, folder: &Path, beside: &mut Beside, problems: &
         proxy: proxy::Settings {
             listeners,
             workers: file.workers.or(None).unwrap_or_else(proxy::cores),
+            reuse_port: file.reuse_port.or(false),
             drain: drain(file),
         },
         admin,

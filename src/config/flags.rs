@@ -24,6 +24,8 @@ pub struct Flags {
     /// `--canary`: the same for the canary.
     pub canary: Option<String>,
     pub workers: Option<String>,
+    /// `--reuse-port`: `true` if nothing is said with it.
+    pub reuse_port: Option<String>,
     pub drain_delay: Option<String>,
     pub drain_timeout: Option<String>,
     pub dns_interval: Option<String>,
@@ -43,6 +45,7 @@ impl Flags {
             replica(text, file, problems);
         }
         one("--workers", &self.workers, &mut file.workers, problems);
+        one("--reuse-port", &self.reuse_port, &mut file.reuse_port, problems);
         if let Some(text) = &self.drain_delay {
             set("--drain-delay", text, &mut file.drain.get_mut_or_default().delay, problems);
         }

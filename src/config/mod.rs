@@ -175,6 +175,7 @@ impl Config {
             ("rollout", self.rollout() != newer.rollout()),
             ("admin", self.admin != newer.admin),
             ("workers", self.proxy.workers != newer.proxy.workers),
+            ("reuse-port", self.proxy.reuse_port != newer.proxy.reuse_port),
             ("drain", self.proxy.drain != newer.proxy.drain),
             ("replica", self.replica != newer.replica),
             ("log", self.log != newer.log),

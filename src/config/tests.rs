@@ -414,6 +414,7 @@ fn flags_override_the_file() {
         listen: vec![":1".to_owned(), "[::1]:2".to_owned()],
         admin: Some(":3".to_owned()),
         workers: Some("3".to_owned()),
+        reuse_port: Some("true".to_owned()),
         drain_delay: Some("0s".to_owned()),
         drain_timeout: Some("1m".to_owned()),
         dns_interval: Some("250ms".to_owned()),
@@ -427,6 +428,7 @@ fn flags_override_the_file() {
     assert_eq!(config.proxy.listeners.len(), 2);
     assert_eq!(config.admin, Some("0.0.0.0:3".parse().unwrap()));
     assert_eq!(config.proxy.workers, 3);
+    assert!(config.proxy.reuse_port);
     assert_eq!(config.proxy.drain, proxy::Drain { delay: seconds(0), timeout: seconds(60) });
     assert_eq!(declared(&config).dns_interval, seconds(1) / 4);
     assert_eq!(config.replica, Some(Replica { index: 2, of: 3, seed: "splitway".to_owned() }));

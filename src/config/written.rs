@@ -75,6 +75,9 @@ written! {
             /// Threads that carry traffic, from 1 to 1024, or `auto` for as many as there are cores that may be used.
             /// Taken at start only.
             "workers" workers: Leaf<Workers> = "auto";
+            /// Whether another process of the same user that has this, too, may listen on the same addresses at the same
+            /// time, so that a new one takes over from an old one without losing a connection. Taken at start only.
+            "reuse-port" reuse_port: Leaf<Switch> = false;
             /// What happens between SIGTERM and the end. Taken at start only.
             "drain" drain: Drain;
             /// This process's place among several that share one split. Taken at start only. Default: the only one.

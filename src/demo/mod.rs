@@ -123,6 +123,7 @@ fn bind(options: &Options) -> io::Result<(Bound, Vec<Moved>)> {
         proxy: proxy::Settings {
             listeners: vec![proxy::Listener::plain(free("proxy", options.listen), 0)],
             workers: proxy::cores(),
+            reuse_port: false,
             drain: proxy::Drain::default(),
         },
         admin: Some(free("admin listener", options.admin)),

@@ -24,7 +24,8 @@
 //! * `tunnel`: what it becomes after a 101, bytes both ways;
 //! * `state`: its phase and deadlines; `streams`: those of the requests in an HTTP/2 connection;
 //! * `gates`: what clients may have at once over all workers;
-//! * `worker`: threads, listeners, the accept loop, the slow tick, drain;
+//! * `listen`: a listener's sockets, which may share their port with another process;
+//! * `worker`: threads, the accept loop, the slow tick, drain;
 //! * `error`: what can go wrong, with a word, a status and a retry answer for each.
 
 mod announced;
@@ -41,6 +42,7 @@ mod gates;
 mod grpc;
 mod headers;
 mod interim;
+mod listen;
 mod mirror;
 mod pool;
 mod queue;
@@ -74,6 +76,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Threads, each with its own runtime, listeners and upstream connections. At least 1.
     pub workers: usize,
+    /// Other processes may listen on the same addresses, if they want that, too: one takes over from another.
+    pub reuse_port: bool,
     pub drain: Drain,
 }
 

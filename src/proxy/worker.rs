@@ -13,13 +13,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::HeaderValue;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
 use super::connection;
 use super::gates::Gates;
+use super::listen;
 use super::mirror::Copies;
 use super::queue::Rooms;
 use super::state::{Phase, State, TICK, Tick};
@@ -34,6 +34,8 @@ use crate::route::{Role, Snapshot, VersionHash};
 /// How far the proxy has come with leaving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// Ports are shared, and nobody is to come here yet.
+    Opening,
     Serving,
     /// Still accepting, but every answer asks its client to connect anew: load balancers are looking for somebody else.
     Leaving,
@@ -51,38 +53,20 @@ pub struct Bound {
     addresses: Vec<SocketAddr>,
 }
 
-/// Opens every listener once per worker: the kernel spreads connections over them (`SO_REUSEPORT`).
+/// Opens every listener once per worker.
 pub fn bind(settings: Settings) -> io::Result<Bound> {
     let mut sockets: Vec<Vec<StdListener>> = (0..settings.workers).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
-    for listener in &settings.listeners {
-        // The first socket of a listener is opened alone, so that a port in use is an error and not shared silently, and
-        // closed again. The kernel never chooses a shared port for 0, and nobody shall get it in between.
-        let chosen = listener.address.port() == 0;
-        let first = open(listener.address, !chosen).map_err(|error| in_use(listener.address, error))?;
-        let address = first.local_addr()?;
-        let mut first = chosen.then_some(first);
-        for worker in &mut sockets {
-            let open = || open(address, false).map_err(|error| in_use(address, error));
-            worker.push(first.take().map_or_else(open, Ok)?);
+    for Listener { address, .. } in &settings.listeners {
+        let opened = listen::open_all(*address, settings.workers, settings.reuse_port)
+            .and_then(|opened| Ok((opened[0].local_addr()?, opened)))
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
+        addresses.push(opened.0);
+        for (worker, socket) in sockets.iter_mut().zip(opened.1) {
+            worker.push(socket);
         }
-        addresses.push(address);
     }
     Ok(Bound { settings, sockets, addresses })
-}
-
-fn in_use(address: SocketAddr, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-}
-
-fn open(address: SocketAddr, alone: bool) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(!alone)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(4096)?;
-    Ok(socket.into())
 }
 
 impl Bound {
@@ -91,9 +75,13 @@ impl Bound {
         &self.addresses
     }
 
-    /// Starts the workers. They answer 503 until the first snapshot is live.
+    /// Starts the workers. They answer 503 until the first snapshot is live. If ports are shared, connections are for others
+    /// to take until [`Running::open`].
     pub fn run(self, live: &Live, metrics: &Arc<Metrics>) -> io::Result<Running> {
-        let (stage, _) = watch::channel(Stage::Serving);
+        let shared = self.settings.reuse_port;
+        let (stage, _) = watch::channel(if shared { Stage::Opening } else { Stage::Serving });
+        let unopened = self.sockets.iter().flatten().filter(|_| shared).map(StdListener::try_clone);
+        let unopened = unopened.collect::<io::Result<Vec<_>>>()?;
         let open = Arc::new(AtomicUsize::new(0));
         let accepting = Arc::new(AtomicUsize::new(self.sockets.iter().map(Vec::len).sum()));
         let rooms = Arc::new(Rooms::default());
@@ -109,12 +97,13 @@ impl Bound {
                 accepting: accepting.clone(),
                 rooms: rooms.clone(),
                 gates: gates.clone(),
+                reuse_port: self.settings.reuse_port,
                 stage: stage.subscribe(),
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run(start))?;
             threads.push(thread);
         }
-        Ok(Running { stage, open, accepting, threads, settings: self.settings })
+        Ok(Running { stage, open, unopened, accepting, threads, settings: self.settings })
     }
 }
 
@@ -122,6 +111,8 @@ impl Bound {
 pub struct Running {
     stage: watch::Sender<Stage>,
     open: Arc<AtomicUsize>,
+    /// Sockets at which nobody listens yet.
+    unopened: Vec<StdListener>,
     /// Listeners that still take connections, of all workers.
     accepting: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
@@ -129,6 +120,15 @@ pub struct Running {
 }
 
 impl Running {
+    /// Lets connections come, where ports are shared.
+    pub fn open(&mut self) -> io::Result<()> {
+        for socket in self.unopened.drain(..) {
+            listen::begin(&socket)?;
+        }
+        self.stage.send_if_modified(|stage| std::mem::replace(stage, (*stage).max(Stage::Serving)) == Stage::Opening);
+        Ok(())
+    }
+
     /// From here on every answer asks its client to connect anew.
     pub fn leave(&self) {
         self.stage.send_replace(Stage::Leaving);
@@ -175,6 +175,8 @@ struct Start {
     accepting: Arc<AtomicUsize>,
     rooms: Arc<Rooms>,
     gates: Arc<Gates>,
+    /// Another process may listen on the same ports.
+    reuse_port: bool,
     stage: watch::Receiver<Stage>,
 }
 
@@ -205,10 +207,13 @@ async fn work(start: Start) {
     let mut accepting = Vec::new();
     for (socket, settings) in start.sockets {
         let settings = Rc::new(settings);
-        let listener = TcpListener::from_std(socket).expect("a bound socket can be registered");
-        let (worker, stage, count) = (worker.clone(), start.stage.clone(), start.accepting.clone());
+        let (worker, mut stage, count) = (worker.clone(), start.stage.clone(), start.accepting.clone());
         accepting.push(tokio::task::spawn_local(async move {
-            accept(worker, listener, settings, stage).await;
+            // Told to leave before it was told to begin: then there is nobody to serve.
+            if stage.wait_for(|stage| *stage > Stage::Opening).await.is_ok() && listen::has_begun(&socket) {
+                let listener = TcpListener::from_std(socket).expect("a bound socket can be registered");
+                accept(worker, listener, settings, start.reuse_port, stage).await;
+            }
             // Release: whoever sees this sees the connections that were accepted before.
             count.fetch_sub(1, Ordering::Release);
         }));
@@ -241,34 +246,16 @@ fn seed() -> u64 {
 }
 
 /// Takes connections until the worker drains; then whatever the kernel has already accepted, and no more.
-async fn accept(worker: Rc<Worker>, listener: TcpListener, settings: Rc<Listener>, mut stage: watch::Receiver<Stage>) {
-    let mut spare = spare_descriptor();
-    // How often in a row there was no descriptor.
-    let mut shortage = 0;
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                shortage = 0;
-                worker.serve(stream, &settings);
-            }
-            // Out of descriptors or memory: wait for some to come back rather than spin. Other errors belong to a
-            // connection that died in the queue.
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =>
-            {
-                shortage += 1;
-                if shortage > PATIENT_LOOKS {
-                    spare = refuse_some(&worker, &listener, &settings, spare);
-                }
-                tokio::time::sleep(SHORTAGE).await;
-            }
-            Err(_) => {}
-        }
+async fn accept(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    settings: Rc<Listener>,
+    reuse_port: bool,
+    mut stage: watch::Receiver<Stage>,
+) {
+    take_until(stage.wait_for(|stage| *stage >= Stage::Draining), &worker, &listener, &settings).await;
+    if reuse_port && !listen::kernel_moves() && listen::begin_no_more(&listener) {
+        take_until(tokio::time::sleep(listen::HANDSHAKES), &worker, &listener, &settings).await;
     }
     // The kernel is asked itself: the runtime may not have heard yet of what has just come. An error is the end of the
     // queue, or of what can be done about it.
@@ -278,6 +265,43 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, settings: Rc<Listener
             && let Ok(stream) = TcpStream::from_std(stream)
         {
             worker.serve(stream, &settings);
+        }
+    }
+}
+
+async fn take_until<T>(
+    end: impl Future<Output = T>,
+    worker: &Rc<Worker>,
+    listener: &TcpListener,
+    settings: &Rc<Listener>,
+) {
+    let mut end = std::pin::pin!(end);
+    let mut spare = spare_descriptor();
+    // How often in a row there was no descriptor.
+    let mut shortage = 0;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = &mut end => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                shortage = 0;
+                worker.serve(stream, settings);
+            }
+            // Out of descriptors or memory: wait for some to come back rather than spin. Other errors belong to a
+            // connection that died in the queue.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =>
+            {
+                shortage += 1;
+                if shortage > PATIENT_LOOKS {
+                    spare = refuse_some(worker, listener, settings, spare);
+                }
+                tokio::time::sleep(SHORTAGE).await;
+            }
+            Err(_) => {}
         }
     }
 }
@@ -471,7 +495,7 @@ impl Worker {
         self.stage.set(stage);
         for connection in self.connections.borrow().values() {
             match stage {
-                Stage::Serving | Stage::Leaving => {}
+                Stage::Opening | Stage::Serving | Stage::Leaving => {}
                 Stage::Draining => connection.finish(),
                 Stage::Gone => connection.abort(),
             }

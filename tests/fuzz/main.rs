@@ -205,6 +205,7 @@ async fn start(application: SocketAddr) -> (Running, control::Sender) {
         proxy: proxy::Settings {
             listeners: vec![Listener::plain(SocketAddr::from(([127, 0, 0, 1], 0)), 0)],
             workers: 1,
+            reuse_port: false,
             drain: Drain { delay: Duration::ZERO, timeout: Duration::from_secs(10) },
         },
         admin: None,

@@ -22,6 +22,7 @@ mod faults;
 mod follow;
 mod grpc;
 mod headers;
+mod leave;
 mod limits;
 mod metrics;
 mod mirror;

@@ -148,7 +148,12 @@ fn a_listener_before_no_port_and_two_ports_of_one_name_are_refused_before_anythi
     let bind = |names: &[&str], port| {
         let listener = proxy::Listener::plain(([127, 0, 0, 1], 0).into(), port);
         let error = splitway::bind(Settings {
-            proxy: proxy::Settings { listeners: vec![listener], workers: 1, drain: proxy::Drain::default() },
+            proxy: proxy::Settings {
+                listeners: vec![listener],
+                workers: 1,
+                reuse_port: false,
+                drain: proxy::Drain::default(),
+            },
             admin: None,
             identity: Identity::random(),
             ports: names.iter().map(|name| PortName::new(name)).collect(),

@@ -142,6 +142,7 @@ fn a_flag_wins_over_its_variable_and_that_over_the_file() {
         ),
         setting("--admin", "SPLITWAY_ADMIN", "/admin/address", addresses, "admin: { address: \"VALUE\" }"),
         setting("--workers", "SPLITWAY_WORKERS", "/workers", ["1", "2", "3"], "workers: VALUE"),
+        setting("--reuse-port", "SPLITWAY_REUSE_PORT", "/reuse-port", ["true", "false", "true"], "reuse-port: VALUE"),
         Setting {
             suffix: "/9",
             ..setting(

@@ -440,6 +440,7 @@ async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
         proxy: proxy::Settings {
             listeners: vec![proxy::Listener::plain(([127, 0, 0, 1], 0).into(), 0)],
             workers: 1,
+            reuse_port: false,
             drain: proxy::Drain::default(),
         },
         admin: None,
@@ -459,6 +460,7 @@ async fn time_passes_before_the_first_snapshot_too() {
         proxy: proxy::Settings {
             listeners: vec![proxy::Listener::plain(([127, 0, 0, 1], 0).into(), 0)],
             workers: 1,
+            reuse_port: false,
             drain: proxy::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         },
         admin: None,

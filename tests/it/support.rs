@@ -250,6 +250,7 @@ impl Proxy {
             proxy: proxy::Settings {
                 listeners: vec![Listener::plain(loopback, 0)],
                 workers: 2,
+                reuse_port: false,
                 drain: Drain { delay: Duration::ZERO, timeout: Duration::from_secs(10) },
             },
             admin: Some(loopback),
