@@ -62,7 +62,7 @@ pub async fn run(world: &Arc<World>, seed: u64, stop: watch::Receiver<bool>) {
 }
 
 async fn one(world: Arc<World>, kind: Kind, share: f64, mut random: Random, mut stop: watch::Receiver<bool>) {
-    let mut connection = Connection::new(kind, &random_kind(kind, &mut random));
+    let mut connection = Connection::new(front(kind, &mut random));
     while !*stop.borrow() {
         let rate = world.rate.load(Ordering::Relaxed) as f64 * share;
         // Half to one and a half of the mean.
@@ -87,7 +87,7 @@ async fn one(world: Arc<World>, kind: Kind, share: f64, mut random: Random, mut 
 }
 
 /// Which front a client of a kind that can use several has.
-fn random_kind(kind: Kind, random: &mut Random) -> Front {
+fn front(kind: Kind, random: &mut Random) -> Front {
     match kind {
         Kind::Http1 => Front { tls: false, h2: false },
         Kind::Http2 => Front { tls: false, h2: true },
@@ -124,9 +124,9 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(_: Kind, front: &Front) -> Self {
+    fn new(front: Front) -> Self {
         let faulty = if front.tls { "faulty-http1" } else { "faulty-h2c" };
-        Self { front: *front, sender: None, used: Instant::now(), faulty }
+        Self { front, sender: None, used: Instant::now(), faulty }
     }
 
     async fn act(&mut self, world: &World, kind: Kind, random: &mut Random) -> Outcome {
@@ -391,10 +391,10 @@ impl Connection {
         if self.front.h2 {
             let (sender, receiver) = mpsc::channel(1);
             let upload = random.once_in(2);
-            let request = self.request(&format!("/x/{id}/{}", crate::apps::LONGEST)).header("x-upload", 100_000);
+            let request = self.request(&format!("/x/{id}/{}", crate::apps::LONGEST));
             let request = match upload {
-                true => request.method("POST").body(Piped(receiver).boxed_unsync()),
-                false => request.header("x-upload", 0).body(whole(Bytes::new())),
+                true => request.method("POST").header("x-upload", 100_000).body(Piped(receiver).boxed_unsync()),
+                false => request.body(whole(Bytes::new())),
             };
             let request = request.expect("a request");
             if upload {

@@ -197,7 +197,12 @@ async fn run(options: &Options) -> Result<bool, String> {
         phase(&world, &mut versions, &mut proxy, &mut random, seed, WARM_UP, options.rate.is_none().then_some(cores))
             .await?;
     let start = settled(&world, &mut versions, &proxy, None).await?;
-    println!("soak: {} requests/s; after the warm-up: {}", world.rate.load(Ordering::Relaxed), words(&start));
+    println!(
+        "soak: {} requests/s{}; after the warm-up: {}",
+        world.rate.load(Ordering::Relaxed),
+        if options.rate.is_some() { " (stated, not found out)" } else { "" },
+        words(&start)
+    );
     let length = Duration::from_secs_f64(options.minutes * 60.0);
     let (samples, average) = phase(&world, &mut versions, &mut proxy, &mut random, seed + 1, length, None).await?;
     let end = settled(&world, &mut versions, &proxy, Some(&start)).await?;

@@ -226,7 +226,7 @@ log: {{ level: error }}
             5 => Faults { swallow: true, ..Faults::default() },
             _ => return,
         };
-        self.counts.faults += 1;
+        self.counts.faults += u64::from(!back.is_harmless());
         match random.once_in(2) {
             true => link.set(back, Faults::default()),
             false => link.set(Faults::default(), back),
