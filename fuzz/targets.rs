@@ -16,7 +16,7 @@ use splitway::route::matches::{Match, PathMatch, ValueMatch, whole};
 use splitway::route::policy::Policy;
 use splitway::route::{Backend, Head, Identity, MadeUp, Role, Routing, Shares, Snapshot, VersionHash};
 
-#[allow(dead_code)] // Answers are not read here.
+#[allow(dead_code, clippy::duplicate_mod)] // The harness has its own, and reads answers, too.
 #[path = "../tests/fuzz/strict.rs"]
 mod slow;
 
