@@ -63,7 +63,7 @@ pub use worker::{Bound, Running, Stage, bind};
 pub mod readers {
     pub use super::announced::{Announced, LONGEST, read as announced};
     pub use super::grpc::timeout as grpc_timeout;
-    pub use super::strict::{Bounds, Refusal, Scanner};
+    pub use super::strict::{Bounds, Refusal, Scanner, Violation};
 }
 
 use std::net::SocketAddr;
