@@ -10,21 +10,29 @@ use serde_json::json;
 use splitway::config::{self, Flags};
 use splitway::control::rollout::{HeaderList, ROUTES, Reading, Rollout};
 use splitway::proxy::RequestHead;
+use splitway::proxy::readers::{self, Announced, Bounds, Refusal, Scanner, Violation};
 use splitway::route::bucket::{BucketCookie, SameSite, Sticky};
 use splitway::route::matches::{Match, PathMatch, ValueMatch, whole};
 use splitway::route::policy::Policy;
 use splitway::route::{Backend, Head, Identity, MadeUp, Role, Routing, Shares, Snapshot, VersionHash};
 
+#[allow(dead_code, clippy::duplicate_mod)] // The harness has its own, and reads answers, too.
+#[path = "../tests/fuzz/strict.rs"]
+mod slow;
+
 /// Takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// By name, as the folders of the corpus are.
-pub const ALL: [(&str, Target); 5] = [
+pub const ALL: [(&str, Target); 8] = [
     ("matches", matches),
     ("cookies", cookies),
     ("config", config),
     ("forwarded", forwarded),
     ("annotation", annotation),
+    ("announced", announced),
+    ("heads", heads),
+    ("grpc_timeout", grpc_timeout),
 ];
 
 /// Lines: an expression, a wanted value, a method, a target, and then header lines.
@@ -169,6 +177,118 @@ pub fn annotation(data: &[u8]) {
     // Read again, it says the same.
     let again = Reading::of(&rollout, HeaderList::OneIsEnough, Some(&reading));
     assert_eq!(again.problem(), reading.problem());
+}
+
+/// What a proxy in front says first: the PROXY protocol. Whoever can say an address in two ways can say two addresses.
+pub fn announced(data: &[u8]) {
+    let whole = readers::announced(data);
+    // However it is cut: a beginning says nothing yet, or what the whole says.
+    for length in 0..data.len().min(readers::LONGEST + 64) {
+        match readers::announced(&data[..length]) {
+            Ok(None) => {
+                assert!(length < readers::LONGEST, "{length} bytes, and it is not settled");
+                assert!(!matches!(whole, Ok(Some((_, end))) if end <= length), "{length} bytes settle nothing");
+            }
+            settled => assert_eq!(settled, whole, "after {length} bytes"),
+        }
+    }
+    let Ok(Some((announced, end))) = whole else { return };
+    assert!(end <= data.len().min(readers::LONGEST));
+    let header = &data[..end];
+    if let Some(line) = header.strip_prefix(b"PROXY ") {
+        let line = std::str::from_utf8(line).expect("what was read").strip_suffix("\r\n").expect("its end");
+        let Announced::Client { peer, local } = announced else {
+            return assert_eq!(line.split(' ').next(), Some("UNKNOWN"));
+        };
+        let ports = format!("{} {}", peer.port(), local.port());
+        if peer.is_ipv4() {
+            // There is one way to write it.
+            assert_eq!(line, format!("TCP4 {} {} {ports}", peer.ip(), local.ip()));
+        } else {
+            let words: Vec<_> = line.split(' ').collect();
+            let address = |word: &str| IpAddr::V6(word.parse().expect("what was read"));
+            assert_eq!((words.len(), words[0]), (5, "TCP6"));
+            assert_eq!((address(words[1]), address(words[2])), (peer.ip(), local.ip()));
+            assert_eq!(words[3..].join(" "), ports);
+        }
+    } else {
+        let length = u16::from_be_bytes([header[14], header[15]]);
+        assert_eq!(end, 16 + usize::from(length));
+        let Announced::Client { peer, local } = announced else {
+            return assert!(header[12] == 0x20 || matches!(header[13], 0x00 | 0x31));
+        };
+        let octets = |address: SocketAddr| match address.ip() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let ports = [peer.port().to_be_bytes(), local.port().to_be_bytes()].concat();
+        let written = [octets(peer), octets(local), ports].concat();
+        assert_eq!(header[12..14], [0x21, if peer.is_ipv4() { 0x11 } else { 0x21 }]);
+        assert_eq!(header[16..][..written.len()], written);
+    }
+}
+
+/// A client's stream of HTTP/1, behind a byte that says into what pieces it is cut. Beside the proxy's reader a slow one
+/// of the tests, which shares nothing with it: they must see the same requests.
+pub fn heads(data: &[u8]) {
+    let Some((piece, stream)) = data.split_first() else { return };
+    let bounds = Bounds { bytes: 1 << 20, fields: 1 << 20 };
+    let feed = |stream: &[u8], piece: usize| {
+        let mut scanner = Scanner::new(bounds);
+        let refusal = stream.chunks(piece).find_map(|piece| scanner.feed(piece).err());
+        (scanner.heads(), refusal)
+    };
+    let whole = feed(stream, usize::MAX);
+    let cut = feed(stream, usize::from(*piece).max(1));
+    let said = |(heads, refusal): &(u64, Option<Refusal>)| (*heads, refusal.map(|one| (one.violation, one.in_body)));
+    assert_eq!(said(&whole), said(&cut), "cut into pieces of {piece}");
+
+    // Requests that the slow reader sees whole, one by one.
+    let (mut rest, mut requests) = (stream, 0);
+    let end = loop {
+        match slow::request(rest, slow::From::Client) {
+            Ok((_, length)) => {
+                requests += 1;
+                rest = &rest[length..];
+            }
+            Err(end) => break end,
+        }
+    };
+    let read = stream.len() - rest.len();
+    match feed(&stream[..read], usize::MAX) {
+        (seen, None) => assert_eq!(seen, requests, "requests in {read} bytes"),
+        // The proxy's reader takes fewer bytes in targets and chunk extensions, and all else that the slow one takes.
+        (_, Some(refusal)) => assert!(matches!(refusal.violation, Violation::Target | Violation::Chunk), "{refusal:?}"),
+    }
+    // What the slow reader refuses for its framing cannot have passed. Hosts, and what fits which method, are judged elsewhere.
+    if let (slow::Not::Ever(why), (_, None)) = (end, whole) {
+        let target = rest.trim_ascii_start().split(|byte| *byte == b' ').nth(1);
+        assert!(JUDGED_ELSEWHERE.contains(&why) || target == Some(b"*"), "passes, and is {why}");
+    }
+}
+
+const JUDGED_ELSEWHERE: [&str; 3] =
+    ["a method that is never passed on", "an absolute target without a valid authority", "not exactly one valid Host"];
+
+/// The value of `grpc-timeout`.
+pub fn grpc_timeout(data: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(data) else { return };
+    let timeout = readers::grpc_timeout(&[(HeaderName::from_static("grpc-timeout"), value)].into_iter().collect());
+    let nanoseconds = |unit: &u8| match unit {
+        b'H' => Some(3_600_000_000_000u128),
+        b'M' => Some(60_000_000_000),
+        b'S' => Some(1_000_000_000),
+        b'm' => Some(1_000_000),
+        b'u' => Some(1_000),
+        b'n' => Some(1),
+        _ => None,
+    };
+    let meant = data.split_last().and_then(|(unit, digits)| {
+        let plain = (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+        let number = || digits.iter().fold(0u128, |number, digit| number * 10 + u128::from(digit - b'0'));
+        if plain { nanoseconds(unit).map(|one| number() * one) } else { None }
+    });
+    assert_eq!(timeout.map(|timeout| timeout.as_nanos()), meant);
 }
 
 fn text(bytes: &[u8]) -> String {

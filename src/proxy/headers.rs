@@ -86,10 +86,12 @@ fn forwards_left(headers: &HeaderMap) -> Option<u64> {
     value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok()).flatten()
 }
 
-/// What hyper takes in HTTP/2 and HTTP/1 cannot say: a path without its slash, a name that is no token, and a value with
+/// What hyper takes in HTTP/2 and HTTP/1 cannot say: no path, or one without its slash, a name that is no token, and a value with
 /// white space around it (9113 sections 8.2.1 and 8.3.1).
 fn plain_list(head: &Parts) -> Result<(), Failure> {
-    let path = head.uri.path_and_query().is_some_and(|target| matches!(target.as_str().as_bytes(), [b'/', ..] | b"*"));
+    // Without a `:path`, and a `:authority`, the target is empty, and only `path` says so: `as_str` calls it a slash.
+    let path = !head.uri.path().is_empty()
+        && head.uri.path_and_query().is_some_and(|target| matches!(target.as_str().as_bytes(), [b'/', ..] | b"*"));
     let is_plain = |(name, value): (&HeaderName, &HeaderValue)| {
         !name.as_str().contains('"') && value.as_bytes().trim_ascii().len() == value.len()
     };

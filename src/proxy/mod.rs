@@ -62,6 +62,14 @@ pub use error::{Again, Failure, Side};
 pub use headers::RequestHead;
 pub use worker::{Bound, Running, Stage, bind};
 
+/// What reads strangers' bytes before anything else does; public for `fuzz/` alone.
+#[doc(hidden)]
+pub mod readers {
+    pub use super::announced::{Announced, LONGEST, read as announced};
+    pub use super::grpc::timeout as grpc_timeout;
+    pub use super::strict::{Bounds, Refusal, Scanner, Violation};
+}
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -575,6 +575,9 @@ impl Drop for Open {
 }
 
 #[cfg(test)]
+mod time;
+
+#[cfg(test)]
 mod tests {
     use hyper::rt::Executor;
 
@@ -583,8 +586,8 @@ mod tests {
     use crate::proxy::streams::Streams;
     use crate::route::PortName;
 
-    fn worker() -> Rc<Worker> {
-        let (_, live) = crate::route::live::channel(1);
+    /// The worker of one port.
+    pub fn worker(live: &Live) -> Rc<Worker> {
         let metrics = Arc::new(Metrics::new(1, live.clone(), vec![PortName::default()]));
         Rc::new(Worker {
             index: 0,
@@ -603,6 +606,10 @@ mod tests {
         })
     }
 
+    fn idle() -> Rc<Worker> {
+        worker(&crate::route::live::channel(1).1)
+    }
+
     /// Runs on a worker's kind of runtime, where tasks are caught one by one.
     fn locally(test: impl Future<Output = ()>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
@@ -612,7 +619,7 @@ mod tests {
     #[test]
     fn a_panic_costs_one_connection_and_is_counted() {
         locally(async {
-            let worker = worker();
+            let worker = idle();
             let task = |panics: bool| {
                 worker.cells.connections_accepted.add(1);
                 worker.open.fetch_add(1, Ordering::Relaxed);
@@ -635,7 +642,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_stream_ends_its_connection_and_no_other() {
         locally(async {
-            let worker = worker();
+            let worker = idle();
             let (mine, other) = (State::new(0, worker.now()), State::new(0, worker.now()));
             let (done, end) = tokio::sync::oneshot::channel::<()>();
             Streams::new(worker.clone(), mine.clone()).execute(async move {

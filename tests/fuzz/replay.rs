@@ -1,5 +1,6 @@
 //! The kept inputs of `fuzz/`, and small changes of each, through the functions that `fuzz/run` runs for longer.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -31,4 +32,25 @@ fn kept_inputs_and_their_neighbours_break_no_parser() {
             }
         }
     }
+}
+
+/// `fuzz/` is no part of the package's build, so nothing else notices when it has fallen behind.
+#[test]
+fn the_lock_file_of_the_fuzz_targets_has_every_dependency_of_the_package() {
+    let read = |file| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let (manifest, lock) = (read("Cargo.toml"), read("fuzz/Cargo.lock"));
+    let section =
+        manifest.split("\n[").find_map(|section| section.strip_prefix("dependencies]\n")).expect("its section");
+    let wanted: BTreeSet<_> = section
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once(" = ")?.0))
+        .collect();
+    let package = lock.split("\n\n").find(|package| package.contains("name = \"splitway\"\n")).expect("the package");
+    let locked: BTreeSet<_> =
+        package.lines().filter_map(|line| line.strip_prefix(" \"")?.split(['"', ' ']).next()).collect();
+    assert_eq!(
+        wanted, locked,
+        "cargo metadata --manifest-path fuzz/Cargo.toml --format-version 1 brings it up to date"
+    );
 }

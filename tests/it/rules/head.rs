@@ -232,6 +232,7 @@ async fn pseudo_fields_are_known_once_first_and_complete() {
         vec![method, scheme, path, authority, (":protocol", "websocket")],
         vec![method, scheme, path, ("x-a", "b"), authority],
         vec![("x-a", "b"), method, scheme, path, authority],
+        vec![method, scheme, ("host", "a")],
         vec![method, scheme, (":path", ""), authority],
         vec![method, scheme, (":path", "a"), authority],
         vec![method, scheme, (":path", "*"), authority],
