@@ -16,8 +16,12 @@ const SMALL: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
 /// Starts it on a free port; it ends with the process.
 pub fn start() -> io::Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
-    listener.set_nonblocking(true)?;
+    // With room for a crowd that arrives at once: what is lost there comes a second later, and would be the proxy's fault.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    socket.listen(4096)?;
+    socket.set_nonblocking(true)?;
+    let listener = std::net::TcpListener::from(socket);
     let address = listener.local_addr()?;
     std::thread::Builder::new().name("app".to_owned()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
