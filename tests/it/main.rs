@@ -23,6 +23,7 @@ mod follow;
 mod grpc;
 mod headers;
 mod limits;
+mod malice;
 mod metrics;
 mod mirror;
 mod names;
