@@ -1,7 +1,6 @@
 //! Crowds of clients who want something else than answers.
 
 use std::cell::Cell;
-use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -175,10 +174,8 @@ async fn until_end(mut from: impl tokio::io::AsyncRead + Unpin) -> io::Result<()
 }
 
 /// Keeps a connection without looking at it.
-fn for_ever(stream: TcpStream) -> impl Future<Output = io::Result<()>> {
-    async move {
-        std::future::pending::<()>().await;
-        drop(stream);
-        Ok(())
-    }
+async fn for_ever(stream: TcpStream) -> io::Result<()> {
+    std::future::pending::<()>().await;
+    drop(stream);
+    Ok(())
 }
