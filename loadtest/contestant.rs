@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::Options;
 use crate::backend::Servers;
+use crate::clock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
@@ -96,9 +97,7 @@ impl Contestant {
     /// User and system time of the process, all of its threads and children.
     pub fn cpu(&self) -> Result<Duration, String> {
         let pid = self.child.id();
-        let sum = family(pid).into_iter().map(|pid| nanoseconds(pid).or_else(|_| ticks(pid))).sum::<io::Result<u64>>();
-        sum.map(Duration::from_nanos)
-            .map_err(|error| format!("{} (process {pid}) is gone: {error}", self.kind.as_str()))
+        clock::spent(pid).map_err(|error| format!("{} (process {pid}) is gone: {error}", self.kind.as_str()))
     }
 }
 
@@ -131,7 +130,7 @@ impl Drop for Contestant {
         let deadline = Instant::now() + Duration::from_secs(2);
         while running(&mut self.child) {
             if Instant::now() > deadline {
-                for pid in family(self.child.id()) {
+                for pid in clock::family(self.child.id()) {
                     let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
                 }
                 let _ = self.child.wait();
@@ -141,42 +140,6 @@ impl Drop for Contestant {
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-/// From the scheduler's own clock, thread by thread, if the kernel offers it.
-fn nanoseconds(pid: u32) -> io::Result<u64> {
-    let mut sum = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        let spent = text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
-        sum += spent.ok_or_else(|| io::Error::other("unexpected form of schedstat"))?;
-    }
-    Ok(sum)
-}
-
-/// `USER_HZ` is part of the kernel's interface to programs, and 100 on every architecture we run on.
-const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
-
-/// In nanoseconds, but counted in hundredths of a second: fields 14 and 15 of `/proc/PID/stat` cover all threads of the
-/// process.
-fn ticks(pid: u32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, field 2, is in parentheses and may contain anything.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let times = fields.split_ascii_whitespace().skip(11).take(2);
-    Ok(times.filter_map(|time| time.parse::<u64>().ok()).sum::<u64>() * NANOSECONDS_PER_TICK)
-}
-
-/// A process and its descendants.
-fn family(pid: u32) -> Vec<u32> {
-    let mut all = vec![pid];
-    let mut next = 0;
-    while let Some(parent) = all.get(next).copied() {
-        next += 1;
-        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-        all.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-    }
-    all
 }
 
 /// A port that nobody uses now. Somebody could take it before the proxy does; then the proxy fails to start, and says so.

@@ -7,11 +7,13 @@
 //! * `contestant`: the proxies, their configuration and their processes;
 //! * `client`: the load, and the checks on every answer;
 //! * `backend`: the two servers behind every proxy;
+//! * `clock`: CPU time of processes;
 //! * `report`: medians, ratios, Markdown and JSON.
 #![forbid(unsafe_code)]
 
 mod backend;
 mod client;
+mod clock;
 mod contestant;
 mod report;
 

@@ -902,6 +902,8 @@ mod tests {
         assert_eq!(config["policy"]["timeouts"]["request"], Value::Null);
         assert_eq!(config["policy"]["limits"]["header_bytes"], "64 KiB");
         assert_eq!(config["policy"]["limits"]["body_bytes"], "10 MiB");
+        assert_eq!(config["policy"]["limits"]["connections_per_address"], Value::Null);
+        assert_eq!(config["policy"]["limits"]["streams"], 100);
         assert_eq!(config["policy"]["retry"], json!({ "tries": 3, "other_version": true }));
     }
 

@@ -206,10 +206,14 @@ pub struct Policy {
 pub struct Timeouts {
     pub connect: String,
     pub head: String,
+    pub handshake: String,
     pub first_byte: String,
+    pub between_bytes: Option<String>,
     pub request: Option<String>,
     pub idle: String,
     pub upstream_idle: String,
+    pub tunnel_idle: String,
+    pub queue: String,
 }
 
 /// `null`: no bound.
@@ -220,7 +224,13 @@ pub struct Limits {
     pub target_bytes: String,
     pub body_bytes: Option<String>,
     pub connections: usize,
+    pub connections_per_address: Option<u32>,
+    pub requests_per_connection: Option<u64>,
+    pub handshakes: usize,
+    pub streams: usize,
     pub upstream_idle_connections: usize,
+    pub endpoint_requests: Option<u32>,
+    pub queue: usize,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -417,10 +427,14 @@ impl Policy {
             timeouts: Timeouts {
                 connect: duration(timeouts.connect),
                 head: duration(timeouts.head),
+                handshake: duration(timeouts.handshake),
                 first_byte: duration(timeouts.first_byte),
+                between_bytes: timeouts.between_bytes.map(duration),
                 request: timeouts.request.map(duration),
                 idle: duration(timeouts.idle),
                 upstream_idle: duration(timeouts.upstream_idle),
+                tunnel_idle: duration(timeouts.tunnel_idle),
+                queue: duration(timeouts.queue),
             },
             limits: Limits {
                 header_bytes: bytes(limits.header_bytes as u64),
@@ -428,7 +442,13 @@ impl Policy {
                 target_bytes: bytes(limits.target_bytes as u64),
                 body_bytes: limits.body_bytes.map(bytes),
                 connections: limits.connections,
+                connections_per_address: limits.connections_per_address,
+                requests_per_connection: limits.requests_per_connection,
+                handshakes: limits.handshakes,
+                streams: limits.streams,
                 upstream_idle_connections: limits.upstream_idle_connections,
+                endpoint_requests: limits.endpoint_requests,
+                queue: limits.queue,
             },
             retry: Retry { tries: policy.retry.tries, other_version: policy.retry.other_version },
             mirror: Mirroring {

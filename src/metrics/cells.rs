@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use crate::proxy::Failure;
+use crate::proxy::{Ending, Failure};
 use crate::route::Reason;
 use crate::tls::HandshakeFailure;
 
@@ -396,11 +396,16 @@ pub struct ProxyCells {
     pub panics: Cell,
     /// Requests and connections that were refused before any version was chosen.
     pub refused: [Cell; Failure::ALL.len()],
+    /// Connections that a limit has ended.
+    pub ended: [Cell; Ending::ALL.len()],
 }
 
 impl ProxyCells {
     pub fn handshake(&self, resumed: bool) {
         self.handshakes[usize::from(resumed)].add(1);
+    }
+    pub fn connection_ended(&self, ending: Ending) {
+        self.ended[ending as usize].add(1);
     }
     pub fn handshake_failure(&self, failure: HandshakeFailure) {
         self.handshake_failures[failure as usize].add(1);

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use super::cells::{BUCKETS, CopyLabels, CopyOutcome, Labels, Method};
 use super::{Account, Metrics, Totals, VersionAccount, VersionTotals};
-use crate::proxy::{Failure, Side};
+use crate::proxy::{Ending, Failure, Side};
 use crate::route::{LeadsTo, Reason, Snapshot};
 
 /// One metric with all of its series.
@@ -315,6 +315,15 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             help: "Requests and connections that were refused before a version was chosen.",
             samples: failures(&totals.proxy.refused, |side| side != Side::Upstream)
                 .map(|(failure, count)| sample(vec![failure], count))
+                .collect(),
+        },
+        Family {
+            name: "splitway_downstream_connections_ended_total",
+            kind: Kind::Counter,
+            labels: &["limit"],
+            help: "Client connections that a limit has ended after it had served them.",
+            samples: (Ending::ALL.iter().zip(totals.proxy.ended))
+                .map(|(ending, count)| sample(vec![ending.as_str().into()], Value::Count(count)))
                 .collect(),
         },
         Family {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::cells::{BUCKETS, CopyLabels, Labels, QuantileCounts};
 use super::{Metrics, ProxyCells, VersionCells};
-use crate::proxy::Failure;
+use crate::proxy::{Ending, Failure};
 use crate::route::{LeadsTo, Role, VersionHash};
 use crate::tls::HandshakeFailure;
 
@@ -63,6 +63,7 @@ pub struct ProxyTotals {
     pub handshake_failures: [u64; HandshakeFailure::ALL.len()],
     pub panics: u64,
     pub refused: [u64; Failure::ALL.len()],
+    pub ended: [u64; Ending::ALL.len()],
 }
 
 impl Metrics {
@@ -201,6 +202,9 @@ impl ProxyTotals {
             }
             all.panics += cells.panics.get();
             for (sum, cell) in all.refused.iter_mut().zip(&cells.refused) {
+                *sum += cell.get();
+            }
+            for (sum, cell) in all.ended.iter_mut().zip(&cells.ended) {
                 *sum += cell.get();
             }
         }

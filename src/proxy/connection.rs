@@ -25,7 +25,7 @@ use super::streams::Streams;
 use super::strict::{Bounds, Refusal, Scanner};
 use super::tunnel::{Half, Tunnel};
 use super::worker::{Aligned, Worker};
-use super::{Failure, Listener, request};
+use super::{Ending, Failure, Listener, request};
 use crate::tls::{self, Front, HandshakeFailure};
 
 /// What a client that speaks HTTP/2 without having agreed on it says first (RFC 9113 section 3.4).
@@ -93,7 +93,8 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, listener: Rc<Listener>, s
         let (worker, state) = (worker.clone(), state.clone());
         service_fn(move |request| request::handle(worker.clone(), state.clone(), request))
     };
-    Connection { speaks: Speaks::Unknown(socket), known: http2, service: Some(service), state, worker }.await
+    let bounds = Bounds { bytes: limits.header_bytes, fields: limits.header_count };
+    Connection { speaks: Speaks::Unknown(socket), known: http2, bounds, service: Some(service), state, worker }.await
 }
 
 /// What the proxy in front says first. Nothing else is taken off the connection, and nothing is guessed: there is no answer
@@ -187,14 +188,16 @@ struct Socket {
 }
 
 impl Socket {
-    /// Reads ahead. Ready: what the client speaks is known; `true` is HTTP/2.
-    fn poll_speaks(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// Reads ahead. Ready: what the client speaks is known; `true` is HTTP/2. A first head of HTTP/1 that comes slowly is
+    /// kept here until it is whole, if it is short: hyper's buffers would take ten times the memory.
+    fn poll_speaks(&mut self, cx: &mut Context<'_>, bounds: &Bounds) -> Poll<io::Result<bool>> {
         loop {
             let known = self.ahead.len().min(PREFACE.len());
-            if self.ahead[..known] != PREFACE[..known] {
+            let speaks_1 = self.ahead[..known] != PREFACE[..known];
+            if speaks_1 && (self.ahead.len() >= FIRST_READ || self.has_something_to_say(bounds)) {
                 return Poll::Ready(Ok(false));
             }
-            if known == PREFACE.len() {
+            if !speaks_1 && known == PREFACE.len() {
                 return Poll::Ready(Ok(true));
             }
             let mut first = [0; FIRST_READ];
@@ -204,7 +207,7 @@ impl Socket {
                 // Its end: HTTP/1 has words for a part of a head.
                 return Poll::Ready(Ok(false));
             }
-            self.state.bytes_come(self.worker.now());
+            self.state.bytes_come(buf.filled().len(), self.worker.now());
             self.ahead.extend_from_slice(buf.filled());
         }
     }
@@ -222,6 +225,16 @@ impl Socket {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether what was read ahead is a whole head of HTTP/1, or is refused already.
+    fn has_something_to_say(&self, bounds: &Bounds) -> bool {
+        if self.ahead.ends_with(b"\r\n\r\n") {
+            return true;
+        }
+        // A second reader, from the beginning: this happens to those who send a head in pieces, and is short.
+        let mut scanner = Scanner::new(*bounds);
+        scanner.feed(&self.ahead).is_err() || scanner.heads() > 0
     }
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -244,10 +257,16 @@ impl Socket {
             }
             return Poll::Ready(Ok(()));
         }
+        // HTTP/2: what has come shall become requests, and be answered or refused, before more of it is kept.
+        if self.strict.is_none() && self.state.turn_is_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.state.bytes_come(self.worker.now());
+        let come = buf.filled().len() - before;
+        if come > 0 {
+            self.state.bytes_come(come, self.worker.now());
         }
         read
     }
@@ -366,6 +385,8 @@ struct Connection<S: HttpService<Incoming>> {
     speaks: Speaks<S>,
     /// Whether it speaks HTTP/2, if both sides have agreed on that.
     known: Option<bool>,
+    /// Of a head in HTTP/1.
+    bounds: Bounds,
     /// Until it is known who gets it.
     service: Option<S>,
     state: Rc<State>,
@@ -408,7 +429,7 @@ where
                 .serve_connection(TokioIo::new(kept.clone()), service);
             Speaks::Http2(Box::new(http), kept)
         } else {
-            socket.strict = Some(Scanner::new(Bounds { bytes: limits.header_bytes, fields: limits.header_count }));
+            socket.strict = Some(Scanner::new(self.bounds));
             let http = http1::Builder::new()
                 // One more than the strict reader lets through, so that a head that is too large is refused there.
                 .max_buf_size(limits.header_bytes.max(8192) + 1)
@@ -477,6 +498,16 @@ where
         self.linger(cx)
     }
 
+    /// HTTP/2: why this end has closed the connection, if it has.
+    fn count_fault(&self, error: &hyper::Error) {
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+        match cause.filter(|cause| cause.is_go_away() && cause.is_library()).and_then(h2::Error::reason) {
+            None | Some(h2::Reason::NO_ERROR) => {}
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => self.state.ends_by(Ending::Flood),
+            Some(_) => self.worker.cells.refused[Failure::BadRequest as usize].add(1),
+        }
+    }
+
     /// An answer ends before its time. In HTTP/1.0 it could be taken for a whole one, unless the connection is reset.
     fn cut(&mut self) {
         if self.state.is_old()
@@ -521,7 +552,7 @@ where
                 Speaks::Unknown(socket) => {
                     let http2 = match self.known {
                         Some(known) => known,
-                        None => match std::task::ready!(socket.poll_speaks(cx)) {
+                        None => match std::task::ready!(socket.poll_speaks(cx, &self.bounds)) {
                             Ok(http2) => http2,
                             Err(_) => return Poll::Ready(()),
                         },
@@ -537,11 +568,14 @@ where
                     };
                 }
                 Speaks::Http2(http, _) => {
-                    let outcome = std::task::ready!(Pin::new(http).poll(cx));
-                    // Requests that came after the last one that is answered: the client sends them again, if it learns that.
-                    if outcome.is_ok() {
-                        self.state.enter(Phase::Lingering, self.worker.now());
-                        self.speaks = self.take().map_or(Speaks::Ended, Speaks::Nothing);
+                    match std::task::ready!(Pin::new(http).poll(cx)) {
+                        Err(error) => self.count_fault(&error),
+                        // Requests that came after the last one that is answered: the client sends them again, if it learns
+                        // that.
+                        Ok(()) => {
+                            self.state.enter(Phase::Lingering, self.worker.now());
+                            self.speaks = self.take().map_or(Speaks::Ended, Speaks::Nothing);
+                        }
                     }
                     return self.linger(cx);
                 }
@@ -578,6 +612,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.state.note(cx);
+        this.state.turn_begins();
         match this.state.verdict() {
             None => {}
             Some(Verdict::Abort) => {

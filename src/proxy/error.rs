@@ -68,6 +68,27 @@ pub enum Failure {
     NoDescriptors,
 }
 
+/// The limit by which a connection has ended that had been served until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ending {
+    /// It has had `limits.requests-per-connection`.
+    RequestLimit,
+    /// Its client floods it with frames, or with requests that it gives up at once or that cannot be passed on.
+    Flood,
+}
+
+impl Ending {
+    pub const ALL: [Ending; 2] = [Ending::RequestLimit, Ending::Flood];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ending::RequestLimit => "request_limit",
+            Ending::Flood => "flood",
+        }
+    }
+}
+
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {

@@ -58,7 +58,7 @@ mod upstream;
 mod wire;
 mod worker;
 
-pub use error::{Again, Failure, Side};
+pub use error::{Again, Ending, Failure, Side};
 pub use headers::RequestHead;
 pub use worker::{Bound, Running, Stage, bind};
 

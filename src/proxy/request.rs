@@ -18,7 +18,7 @@ use super::mirror::{self, Tee};
 use super::state::State;
 use super::upload::{RequestBody, Upload};
 use super::worker::{Stage, Worker};
-use super::{Failure, Side};
+use super::{Ending, Failure, Side};
 use crate::metrics::cells;
 use crate::route::Reason;
 use crate::route::policy::Timeouts;
@@ -50,9 +50,16 @@ pub async fn handle(
         Err(failure) if account.grpc => (call_refused(failure), Some(failure)),
         Err(failure) => (refusal(failure), Some(failure)),
     };
-    let leaving = worker.stage() != Stage::Serving || connection.has_had_all();
+    let has_had_all = connection.has_had_all();
+    if has_had_all {
+        connection.ends_by(Ending::RequestLimit);
+    }
+    let leaving = worker.stage() != Stage::Serving || has_had_all;
     if state.is_stream() {
         *answer.version_mut() = Version::HTTP_2;
+        if failure.is_some_and(|failure| failure.side() == Side::Downstream) {
+            connection.was_in_vain();
+        }
         if leaving {
             connection.finish();
         }

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Version};
 
-use super::Failure;
 use super::tunnel::Half;
 use super::upload::Upload;
+use super::{Ending, Failure};
 use crate::route::policy::Timeouts;
 
 /// The length of one tick: every deadline is kept to within this.
@@ -28,6 +28,13 @@ const DRAINING_IDLE: Duration = Duration::from_secs(1);
 
 /// How long a client may go on with a request that was refused, after the connection's end was announced to it.
 const LINGERING: Duration = Duration::from_secs(2);
+
+/// HTTP/2: so many requests of a connection may come to nothing by their client's doing, as long as they are more than half
+/// of all. Then no further ones are taken; and after twice as many it is closed.
+const IN_VAIN: u64 = 200;
+
+/// HTTP/2: bytes that are read of one connection before the others have their turn, and before its requests are looked at.
+const A_TURN: usize = 64 * 1024;
 
 /// A moment, in ticks since the worker started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,6 +143,8 @@ pub struct State {
     old: Cell<bool>,
     /// Whether a request has ever come.
     served: Cell<bool>,
+    /// Whether an answer has ever begun.
+    answered: Cell<bool>,
     /// The request's own bounds, if its route has some.
     own: RefCell<Option<Rc<Timeouts>>>,
     /// The body of the request, if it has one.
@@ -154,6 +163,12 @@ pub struct State {
     most: Cell<u64>,
     /// Requests that have begun, in HTTP/2 those of all streams.
     begun: Cell<u64>,
+    /// Requests of all streams that came to nothing.
+    vain: Cell<u64>,
+    /// By which limit it ends.
+    ending: Cell<Option<Ending>>,
+    /// How many bytes may still be read before it is somebody else's turn.
+    turn: Cell<usize>,
     /// HTTP/1: the head that came last was refused and answered without a request.
     refused: Cell<Option<Failure>>,
     /// HTTP/2: the requests in the connection.
@@ -195,9 +210,13 @@ impl State {
             verdict: Cell::new(None),
             old: Cell::new(false),
             served: Cell::new(false),
+            answered: Cell::new(false),
             waker: RefCell::new(None),
             most: Cell::new(u64::MAX),
             begun: Cell::new(0),
+            vain: Cell::new(0),
+            ending: Cell::new(None),
+            turn: Cell::new(A_TURN),
             refused: Cell::new(None),
             streams: RefCell::default(),
             finishing: Cell::new(None),
@@ -307,6 +326,44 @@ impl State {
         self.begun.get() >= self.most.get()
     }
 
+    /// HTTP/2: one of its requests was given up before its answer, or could not be passed on. Who sends little else means no
+    /// answer but the work.
+    pub fn was_in_vain(&self) {
+        let vain = self.vain.get() + 1;
+        self.vain.set(vain);
+        if vain < IN_VAIN || 2 * vain <= self.begun.get() {
+            return;
+        }
+        self.ending.set(Some(Ending::Flood));
+        self.judge(if vain < 2 * IN_VAIN { Verdict::Finish } else { Verdict::Abort });
+    }
+
+    /// Whether an answer has ever begun; a stream has at most one.
+    pub fn has_begun_an_answer(&self) -> bool {
+        self.answered.get()
+    }
+
+    /// It ends by this limit, unless another one was before.
+    pub fn ends_by(&self, ending: Ending) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(ending));
+        }
+    }
+
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending.get()
+    }
+
+    /// It has its turn.
+    pub fn turn_begins(&self) {
+        self.turn.set(A_TURN);
+    }
+
+    /// Whether its turn is over.
+    pub fn turn_is_over(&self) -> bool {
+        self.turn.get() == 0
+    }
+
     /// Whether that many requests have come, and all have been answered to the last byte.
     pub fn has_answered(&self, requests: u64) -> bool {
         let free = match self.phase.get() {
@@ -376,6 +433,7 @@ impl State {
     }
 
     pub fn answer_begins(&self, now: Tick) {
+        self.answered.set(true);
         self.enter(Phase::Answering, now);
     }
 
@@ -388,7 +446,8 @@ impl State {
     }
 
     /// Bytes have come from the client.
-    pub fn bytes_come(&self, now: Tick) {
+    pub fn bytes_come(&self, bytes: usize, now: Tick) {
+        self.turn.set(self.turn.get().saturating_sub(bytes));
         match self.phase.get() {
             Phase::Idle => self.enter(Phase::Head, now),
             Phase::Tail if !self.is_uploading() => self.enter(Phase::Head, now),

@@ -53,6 +53,9 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let Streams { worker, connection } = &self.streams;
+        if !self.state.has_begun_an_answer() {
+            connection.was_in_vain();
+        }
         connection.stream_ends(&self.state, worker.now());
         if std::thread::panicking() {
             worker.cells.panics.add(1);

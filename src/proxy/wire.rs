@@ -26,8 +26,9 @@ use super::upstream::Flight;
 
 /// The most that is read from an endpoint in one call, in bytes. It bounds the memory that a connection may take for
 /// its buffer; buffers begin at 8 KiB and grow only while reads fill them. Somewhat more than 64 KiB, so that an answer of
-/// that size takes one call for its head and body, and one to pass it on.
-const READ_AT_ONCE: usize = 128 * 1024;
+/// that size takes one call for its head and body, and one to pass it on; and not more, because as much may wait in each
+/// connection whose client takes nothing.
+const READ_AT_ONCE: usize = 72 * 1024;
 
 /// One connection: hyper's handle, its engine, and what comes before an answer.
 pub struct Wire {

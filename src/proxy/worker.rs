@@ -565,7 +565,10 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.worker.connections.borrow_mut().remove(&self.number);
+        let state = self.worker.connections.borrow_mut().remove(&self.number);
+        if let Some(ending) = state.and_then(|state| state.ending()) {
+            self.worker.cells.connection_ended(ending);
+        }
         self.worker.cells.connections.add(-1);
         if std::thread::panicking() {
             self.worker.cells.panics.add(1);

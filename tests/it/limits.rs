@@ -37,6 +37,75 @@ async fn refused(proxy: &Proxy, failure: &str) -> f64 {
     proxy.metric(&format!("splitway_refused_requests_total{{failure=\"{failure}\"}}")).await
 }
 
+async fn ended(proxy: &Proxy) -> f64 {
+    proxy.metric("splitway_downstream_connections_ended_total{limit=\"request_limit\"}").await
+}
+
+/// Names and defaults in README's table of limits, each as a file would have them.
+fn table() -> Vec<(String, String)> {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let table = readme.split_once("\n### Limits and timeouts\n").expect("the heading").1;
+    let rows = table.lines().map_while(|line| match line {
+        "" => Some(None),
+        line if line.starts_with('|') => Some(Some(line)),
+        _ => None,
+    });
+    let mut found = Vec::new();
+    for row in rows.flatten().skip(2) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let names: Vec<&str> = cells[1].split(", ").map(|name| name.trim_matches('`')).collect();
+        // A default is the beginning of its cell; or several, behind a colon if there are words before.
+        let default = cells[2].rsplit_once(": ").map_or(cells[2], |(_, default)| default);
+        let defaults: Vec<&str> = if names.len() == 1 { vec![default] } else { default.split(", ").collect() };
+        assert_eq!(names.len(), defaults.len(), "{row}");
+        for (name, default) in names.iter().zip(defaults) {
+            // Numbers with a unit are sizes and times; what else follows is explanation.
+            let words: Vec<&str> = default.split_whitespace().filter(|word| !matches!(*word, "at" | "least")).collect();
+            let number = words[0].trim_end_matches(',').replace(',', "");
+            let unit = words.get(1).map_or("", |word| word.trim_end_matches([',', ':']));
+            let unit = if matches!(unit, "KiB" | "MiB" | "s" | "min" | "h") { unit } else { "" };
+            found.push(((*name).to_owned(), format!("{number}{}", unit.replace("min", "m"))));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_table_in_the_readme_has_every_limit_with_its_default() {
+    let written = table();
+    let mut file =
+        String::from("listeners: [{ address: 127.0.0.1:0 }]\nbackends: { stable: { endpoints: [\"127.0.0.1:1\"] } }\n");
+    for group in ["limits", "timeouts", "retry", "outliers"] {
+        let fields: Vec<String> = written
+            .iter()
+            .filter_map(|(name, value)| Some(format!("{}: {value}", name.strip_prefix(group)?.strip_prefix('.')?)))
+            .collect();
+        assert!(!fields.is_empty(), "{group}");
+        file += &format!("{group}: {{ {} }}\n", fields.join(", "));
+    }
+    let read =
+        |text: &str| splitway::config::parse(text, "README.md", &Default::default()).unwrap_or_else(|e| panic!("{e}"));
+    let splitway::config::What::Declared(declared) = &read(&file).what else { panic!("not from a Rollout") };
+    assert_eq!(declared.policy, Policy::default(), "{file}");
+
+    // And none is left out.
+    let schema: serde_json::Value = serde_json::from_str(&splitway::config::schema()).unwrap();
+    for group in ["limits", "timeouts"] {
+        let fields = find(&schema, group).unwrap_or_else(|| panic!("{group} in the schema"));
+        for field in fields.as_object().unwrap().keys() {
+            let name = format!("{group}.{field}");
+            assert!(written.iter().any(|(known, _)| *known == name), "README's table has no {name}");
+        }
+    }
+}
+
+/// The properties of the definition by this name.
+fn find<'a>(schema: &'a serde_json::Value, group: &str) -> Option<&'a serde_json::Value> {
+    let definitions = schema["$defs"].as_object()?;
+    let (_, definition) = definitions.iter().find(|(name, _)| name.eq_ignore_ascii_case(group))?;
+    definition.get("properties")
+}
+
 #[tokio::test]
 async fn connections_of_one_address_are_counted_over_all_workers() {
     let (_app, proxy) = scene(4, |policy, _| policy.limits.connections_per_address = Some(5)).await;
@@ -92,6 +161,7 @@ async fn with_its_last_request_an_http_1_connection_says_that_it_ends() {
     assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 3, "{answer}");
     assert_eq!(answer.matches("connection: close\r\n").count(), 1, "{answer}");
     assert_eq!(app.received(), 3);
+    eventually("its count", async || ended(&proxy).await == 1.0).await;
 }
 
 #[tokio::test]
@@ -113,6 +183,8 @@ async fn with_its_last_request_an_http_2_connection_says_that_it_ends_and_loses_
     assert_eq!(app.received(), 5);
     // It ends without an error: GOAWAY named the last stream.
     soon("the end of the connection", engine).await.unwrap().unwrap();
+    // One connection, however many of its answers said so.
+    eventually("its count", async || ended(&proxy).await == 1.0).await;
 }
 
 #[tokio::test]

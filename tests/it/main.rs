@@ -24,6 +24,7 @@ mod grpc;
 mod headers;
 mod leave;
 mod limits;
+mod malice;
 mod metrics;
 mod mirror;
 mod names;
