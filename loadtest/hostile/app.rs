@@ -41,6 +41,9 @@ pub fn start() -> io::Result<SocketAddr> {
 
 async fn serve(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    // By itself the system would take megabytes for each of those who do not read, and copying them is the work of a moment in
+    // which this one thread answers nobody.
+    socket2::SockRef::from(&stream).set_send_buffer_size(64 * 1024)?;
     let mut buffer = Vec::with_capacity(4096);
     loop {
         let head = loop {
