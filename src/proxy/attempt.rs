@@ -82,9 +82,6 @@ pub async fn send(
                 if backend != decision.backend {
                     decided.cells.stood_in_for.add(1);
                 }
-                if let Some(upload) = upload {
-                    upload.settle();
-                }
                 return Ok(answer);
             }
             Err(Failed { failure, request: unsent }) => {

@@ -331,13 +331,18 @@ impl AsyncWrite for Socket {
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
-    /// hyper flushes after each look at the request's fate: this is when what precedes an answer leaves.
+    /// hyper flushes after each look at the request's fate: this is when what precedes an answer leaves. TLS keeps bytes of its
+    /// own until then, so that a client that takes nothing may show only here.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(self.poll_interim(cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.state.takes(flushed.is_ready(), self.worker.now());
+        flushed
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.state.takes(shut.is_ready(), self.worker.now());
+        shut
     }
 }
 

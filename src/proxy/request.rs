@@ -40,10 +40,13 @@ pub async fn handle(
     let outcome = match state.client().redirect {
         Some(port) => redirect(&worker, &state, request, port),
         None => {
-            let sent = route_and_send(&worker, &state, request, upload, &mut account).await;
+            let sent = route_and_send(&worker, &state, request, upload.as_ref(), &mut account).await;
             sent.and_then(|answer| switch(&state, answer))
         }
     };
+    if let Some(upload) = &upload {
+        upload.settle();
+    }
 
     let (mut answer, failure) = match outcome {
         Ok(answer) => (answer, None),
@@ -86,7 +89,7 @@ async fn route_and_send(
     worker: &Rc<Worker>,
     state: &Rc<State>,
     request: Request<Incoming>,
-    upload: Option<Rc<Upload>>,
+    upload: Option<&Rc<Upload>>,
     account: &mut Account,
 ) -> Result<Response<Exchange>, Failure> {
     let live = worker.live(state.port).ok_or(Failure::NotReady)?;
@@ -122,19 +125,19 @@ async fn route_and_send(
     let mut tee = None;
     // A copy has nobody who could be at the other end of a tunnel.
     if let Some(mirror) = decision.mirror.filter(|_| !state.asks_to_switch())
-        && let Some(twin) = mirror::begin(worker, &live, mirror, &head, upload.as_ref().map(|_| incoming.size_hint()))
+        && let Some(twin) = mirror::begin(worker, &live, mirror, &head, upload.map(|_| incoming.size_hint()))
     {
         tee = upload.is_some().then(|| Tee::new(twin.clone()));
         account.twin = Some(twin);
     }
-    let body = match &upload {
+    let body = match upload {
         Some(upload) => RequestBody::new(incoming, policy.limits.body_bytes, upload.clone(), tee),
         None => RequestBody::empty(),
     };
     let request = Request::from_parts(head, body);
 
     let mut answer =
-        attempt::send(worker, state, &live, request, upload.as_ref(), decision, account).await.map_err(|failure| {
+        attempt::send(worker, state, &live, request, upload, decision, account).await.map_err(|failure| {
             match failure {
                 // A server of gRPC that runs into the call's deadline ends the stream without a word.
                 Failure::UpstreamClosed if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {

@@ -487,6 +487,8 @@ impl State {
         match self.phase.get() {
             Phase::Opening if waited(timeouts.handshake) => self.judge(Verdict::Abort),
             Phase::Streams => self.look_at_streams(now, timeouts, draining),
+            // It was told to end, and is still there: whatever holds it up, nobody waits for an answer.
+            Phase::Idle if waited(timeouts.idle + LINGERING) => self.judge(Verdict::Abort),
             Phase::Idle if waited(if draining { DRAINING_IDLE } else { timeouts.idle }) => self.judge(Verdict::Finish),
             Phase::Head if waited(timeouts.head) => self.judge(Verdict::HeadTimeout),
             Phase::Waiting if waited(timeouts.first_byte) => {
@@ -513,7 +515,9 @@ impl State {
         let before = streams.len();
         streams.retain(|stream| {
             stream.look(now, timeouts, false);
-            stream.phase.get() != Phase::Tail || stream.is_uploading()
+            // A body that its time was up for, and that is still there, is nobody's reason to keep the connection.
+            let is_due = || now.has_passed(stream.since.get(), timeouts.idle + LINGERING);
+            stream.phase.get() != Phase::Tail || (stream.is_uploading() && !is_due())
         });
         if !streams.is_empty() || before > 0 {
             return self.since.set(now);

@@ -28,7 +28,7 @@ pub struct Upload {
     given_up: Cell<Option<Failure>>,
     /// Whoever waits for the next piece.
     waiting: RefCell<Option<Waker>>,
-    /// The answer has begun: nothing of it will be sent again.
+    /// The request's fate is decided: nothing of it will be sent again.
     settled: Cell<bool>,
     /// What was given up by a connection that may not have looked at it.
     given_back: RefCell<Option<GivenBack>>,
@@ -78,7 +78,7 @@ impl Upload {
         }
     }
 
-    /// The answer has begun: nothing that was passed on is kept any longer.
+    /// The request's fate is decided: nothing that was passed on is kept any longer.
     pub fn settle(&self) {
         self.settled.set(true);
         self.given_back.take();
