@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use splitway::route::Role;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::rules::raw::{self, Answer, App, Ask, Frames, Protocol, Scene, Seen, Then};
 use crate::support::{Proxy, routing, soon};
@@ -84,6 +85,38 @@ async fn a_request_with_a_body_that_may_have_been_looked_at_is_not_sent_twice() 
 }
 
 /// A drain as RFC 9113 section 6.8 has it: first everybody is told, then which stream was the last.
+#[tokio::test]
+async fn a_request_that_failed_with_half_of_its_body_keeps_no_connection_open() {
+    // An endpoint that takes some of the body and goes away: the rest waits in the proxy, and with its client.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let endpoint = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&raw::frame(raw::SETTINGS, 0, 0, &[])).await.unwrap();
+            let mut seen = Vec::new();
+            while seen.len() < 20_000 && stream.read_buf(&mut seen).await.unwrap() > 0 {}
+        }
+    });
+    let mut routing = routing(&[("stable", Role::Stable, 1, &[address])]);
+    routing.backends[0].transport.protocol = splitway::route::transport::Protocol::Http2;
+    let proxy = Proxy::start(routing).await;
+    let mut clients = Vec::new();
+    // It depends on who is first, the answer or the task that gives the body back.
+    for _ in 0..50 {
+        let mut client = crate::support::Wire::connect(proxy.address).await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").await;
+        client.send("x".repeat(200_000)).await;
+        let answer = client.until("\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        clients.push(client);
+    }
+    // What they still send is read for two seconds, and then they are left.
+    let none = async || proxy.metric("splitway_downstream_connections").await == 0.0;
+    crate::support::eventually("no connection", none).await;
+    endpoint.abort();
+}
+
 #[tokio::test]
 async fn frames_that_carry_nothing_are_no_offence_to_those_who_share_a_connection() {
     // An endpoint that sends them: every one of the answers that share the connection arrives.
