@@ -40,10 +40,13 @@ enum Stage {
 }
 
 impl Interim {
-    /// A request is sent.
+    /// A request is sent. What was said of the one before it is nobody's any more: a copy has no client to be told, and the
+    /// next request may be another client's.
     pub fn begin(&self) {
         self.begun.set(false);
         self.stage.set(Stage::Looking);
+        self.held.borrow_mut().clear();
+        self.found.borrow_mut().clear();
     }
 
     /// Whether hyper has to be given something before more is read. It is then in `buf`.
@@ -196,6 +199,18 @@ mod tests {
         let wire = format!("HTTP/1.1 100 Continue\r\n\r\n{hints}HTTP/1.1 102 \r\n\r\n{ANSWER}");
         let told = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 102 \r\n\r\n";
         assert_eq!(read(&[wire.as_bytes()], 4096), (ANSWER.into(), told.into()));
+    }
+
+    #[test]
+    fn what_was_said_of_one_request_is_never_told_of_the_next() {
+        let interim = Interim::default();
+        interim.begin();
+        let mut memory = [0; 256];
+        let mut buf = ReadBuf::new(&mut memory);
+        buf.put_slice(b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 1");
+        assert!(!interim.pass(&mut buf, 0));
+        interim.begin();
+        assert_eq!((interim.take(), interim.release(&mut buf)), (Vec::new(), false));
     }
 
     #[test]

@@ -86,8 +86,9 @@ impl Wire {
             let (engine, interim) = (&mut self.engine, &self.interim);
             let mut go_on = |cx: &mut Context<'_>| {
                 let _ = engine.poll(cx);
+                let said = interim.take();
                 if let Some(client) = client {
-                    client.hear(interim.take());
+                    client.hear(said);
                 }
             };
             let mut noop = Context::from_waker(Waker::noop());
