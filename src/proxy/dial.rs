@@ -51,17 +51,12 @@ async fn open(address: SocketAddr, tls: Option<&Tls>) -> Result<Stream, Failure>
     }
 }
 
-/// So much room is needed to read frames; where there is less, as much as there is is read elsewhere first.
-const ROOM: usize = 64;
-
 /// A connection's bytes, but for what precedes an answer, and for frames that carry nothing. It is counted while it is open.
 pub struct Socket {
     stream: Stream,
     pub interim: Rc<Interim>,
     /// HTTP/2.
     frames: Option<Box<Frames>>,
-    /// What was read where there was no room for it.
-    ahead: Vec<u8>,
     target: Rc<Target>,
 }
 
@@ -69,56 +64,12 @@ impl Socket {
     pub fn new(stream: Stream, target: Rc<Target>) -> Self {
         target.cells.connections.add(1);
         target.cells.connections_opened.add(1);
-        Self { stream, interim: Rc::default(), frames: None, ahead: Vec::new(), target }
+        Self { stream, interim: Rc::default(), frames: None, target }
     }
 
     /// The endpoint will speak HTTP/2.
     pub fn has_frames(&mut self) {
         self.frames = Some(Box::default());
-    }
-
-    fn poll_frames(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let some = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead[..some]);
-            self.ahead.drain(..some);
-            return Poll::Ready(Ok(()));
-        }
-        if buf.remaining() < ROOM {
-            let mut apart = [0; ROOM];
-            let mut apart = ReadBuf::new(&mut apart);
-            std::task::ready!(self.poll_sifted(cx, &mut apart))?;
-            self.ahead.extend_from_slice(apart.filled());
-            let some = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead[..some]);
-            self.ahead.drain(..some);
-            return Poll::Ready(Ok(()));
-        }
-        self.poll_sifted(cx, buf)
-    }
-
-    fn poll_sifted(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(frames) = &mut self.frames else { return Pin::new(&mut self.stream).poll_read(cx, buf) };
-        let before = buf.filled().len();
-        loop {
-            let (held, known) = frames.take_held();
-            buf.put_slice(&held[..known]);
-            let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-            let ended = buf.filled().len() == before + known;
-            let passes = frames.sift(&mut buf.filled_mut()[before..]);
-            match read {
-                // Half a head at the end is hyper's to complain about.
-                Poll::Ready(Ok(())) if ended => {
-                    frames.take_held();
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Ready(Ok(())) if passes == 0 => buf.set_filled(before),
-                read => {
-                    buf.set_filled(before + passes);
-                    return read;
-                }
-            }
-        }
     }
 
     /// Whether both sides have agreed on HTTP/2 (ALPN).
@@ -135,16 +86,17 @@ impl Drop for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.frames.is_some() {
-            return self.poll_frames(cx, buf);
+        let this = &mut *self;
+        if let Some(frames) = &mut this.frames {
+            return frames.poll_read(&mut this.stream, cx, buf);
         }
-        if self.interim.release(buf) {
+        if this.interim.release(buf) {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         loop {
-            std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-            if self.interim.pass(buf, before) {
+            std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            if this.interim.pass(buf, before) {
                 return Poll::Ready(Ok(()));
             }
         }
