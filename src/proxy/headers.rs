@@ -86,8 +86,8 @@ fn forwards_left(headers: &HeaderMap) -> Option<u64> {
     value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok()).flatten()
 }
 
-/// What hyper takes in HTTP/2 and HTTP/1 cannot say: no path, or one without its slash, a name that is no token, and a value with
-/// white space around it (9113 sections 8.2.1 and 8.3.1).
+/// What hyper takes in HTTP/2 and HTTP/1 cannot say: no path, or one without its slash, a name that is no token, and a value
+/// with white space around it (9113 sections 8.2.1 and 8.3.1).
 fn plain_list(head: &Parts) -> Result<(), Failure> {
     // Without a `:path`, and a `:authority`, the target is empty, and only `path` says so: `as_str` calls it a slash.
     let path = !head.uri.path().is_empty()

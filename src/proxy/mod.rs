@@ -14,6 +14,7 @@
 //! * `mirror`: copies of requests, which may be lost and never slow a client;
 //! * `exchange`: an answer whose body is still to come, and its connection;
 //! * `pool`: the connections to one endpoint; `dial` opens one, `wire` is one in HTTP/1, `shared` one in HTTP/2;
+//! * `interim`: what an HTTP/1 endpoint says before its answer; `frames`: what an HTTP/2 endpoint says that carries nothing;
 //! * `upload`: a request's body on its way through;
 //! * `body`: an answer's, and what is counted when it ends;
 //! * `grpc`: what a proxy has to know of it;

@@ -488,7 +488,7 @@ impl State {
             Phase::Opening if waited(timeouts.handshake) => self.judge(Verdict::Abort),
             Phase::Streams => self.look_at_streams(now, timeouts, draining),
             // It was told to end, and is still there: whatever holds it up, nobody waits for an answer.
-            Phase::Idle if waited(timeouts.idle + LINGERING) => self.judge(Verdict::Abort),
+            Phase::Idle if waited(timeouts.idle.saturating_add(LINGERING)) => self.judge(Verdict::Abort),
             Phase::Idle if waited(if draining { DRAINING_IDLE } else { timeouts.idle }) => self.judge(Verdict::Finish),
             Phase::Head if waited(timeouts.head) => self.judge(Verdict::HeadTimeout),
             Phase::Waiting if waited(timeouts.first_byte) => {
@@ -516,7 +516,7 @@ impl State {
         streams.retain(|stream| {
             stream.look(now, timeouts, false);
             // A body that its time was up for, and that is still there, is nobody's reason to keep the connection.
-            let is_due = || now.has_passed(stream.since.get(), timeouts.idle + LINGERING);
+            let is_due = || now.has_passed(stream.since.get(), timeouts.idle.saturating_add(LINGERING));
             stream.phase.get() != Phase::Tail || (stream.is_uploading() && !is_due())
         });
         if !streams.is_empty() || before > 0 {
@@ -574,5 +574,42 @@ impl State {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_told_to_end_and_does_not_is_ended() {
+        let timeouts = Timeouts { idle: Duration::from_secs(1), ..Timeouts::default() };
+        let state = State::new(0, Tick(0));
+        state.enter(Phase::Idle, Tick(0));
+        let at = |tick| {
+            state.look(Tick(tick), &timeouts, false);
+            state.verdict()
+        };
+        // A second, and two more.
+        assert_eq!(
+            [at(10), at(11), at(30), at(31)],
+            [None, Some(Verdict::Finish), Some(Verdict::Finish), Some(Verdict::Abort)]
+        );
+    }
+
+    #[test]
+    fn a_body_that_nobody_ends_keeps_its_connection_no_longer_than_that() {
+        let timeouts = Timeouts { idle: Duration::from_secs(1), ..Timeouts::default() };
+        let connection = State::new(0, Tick(0));
+        connection.has_streams(Tick(0));
+        let stream = connection.stream(Tick(0));
+        stream.request_begins(Tick(0), Version::HTTP_2, Some(Rc::default()));
+        connection.stream_ends(&stream, Tick(0));
+        for tick in 1..=30 {
+            connection.look(Tick(tick), &timeouts, false);
+            assert_eq!((connection.streams.borrow().len(), connection.verdict()), (1, None), "{tick}");
+        }
+        connection.look(Tick(31), &timeouts, false);
+        assert_eq!(connection.streams.borrow().len(), 0);
     }
 }
