@@ -13,7 +13,7 @@ use splitway::proxy::Listener;
 use splitway::route::Role;
 use splitway::route::policy::Policy;
 use splitway::tls::Front;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::process::Serving;
@@ -185,6 +185,28 @@ async fn with_its_last_request_an_http_2_connection_says_that_it_ends_and_loses_
     soon("the end of the connection", engine).await.unwrap().unwrap();
     // One connection, however many of its answers said so.
     eventually("its count", async || ended(&proxy).await == 1.0).await;
+}
+
+#[tokio::test]
+async fn a_client_behind_tls_that_takes_nothing_is_not_kept() {
+    let (config, root) = certificate();
+    // So small that TLS takes each answer whole, when the connection takes no more: only a flush shows that.
+    let small = "GET /bytes/3000 HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (app, proxy) = scene(1, |policy, listener| {
+        policy.timeouts.idle = Duration::from_secs(1);
+        listener.tls = Some(Front::new(config));
+    })
+    .await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let tcp = socket.connect(proxy.address).await.unwrap();
+    let name = ServerName::try_from("app.local").unwrap();
+    let mut client = soon("the handshake", connector(&[root]).connect(name, tcp)).await.unwrap();
+    // As many as it is asked to answer, until it stops reading.
+    let asks = async { while client.write_all(small.as_bytes()).await.is_ok() && client.flush().await.is_ok() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(2), asks).await;
+    assert!(app.received() > 10);
+    eventually("no connection", async || proxy.metric("splitway_downstream_connections").await == 0.0).await;
 }
 
 #[tokio::test]
