@@ -8,8 +8,8 @@
 //! **One change** (cold): a [`source`] sends what it saw to [`control`], which compiles it into a snapshot and publishes
 //! that with one pointer. Begin with `control/mod.rs`.
 //!
-//! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), and the stage of the drain. [`admin`]
-//! shows all of it and steers nothing. [`config`] turns what people write into settings; [`lint`] tells what would go wrong
+//! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), and the stage of the drain. [`history`]
+//! remembers what has been, [`admin`] shows all of it and steers nothing. [`config`] turns what people write into settings; [`lint`] tells what would go wrong
 //! with a Rollout, and [`check`] why one cannot be followed; [`demo`] uses the crate as a stranger would.
 //!
 //! This file is the only place that knows every room.
@@ -21,6 +21,7 @@ pub mod check;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod history;
 pub mod lint;
 pub mod metrics;
 pub mod proxy;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use control::StatusView;
 use control::cluster::FollowingView;
+use history::History;
 use metrics::Metrics;
 use route::live::{Live, Publisher};
 use route::{Generation, Identity, PortName};
@@ -114,7 +116,11 @@ impl Bound {
         let proxy = self.proxy.run(&live, &metrics)?;
         let readiness = admin::Readiness::new(live.clone());
         tokio::spawn(metrics::notice::run(Arc::downgrade(&metrics)));
-        tokio::spawn(control::run(observations, publisher, self.identity, metrics.clone(), status));
+        let history = Arc::new(History::new(metrics.clone(), live.clone(), self.following.clone()));
+        let told = history.clone();
+        let tell = move |news: control::News<'_>| told.tell(news);
+        tokio::spawn(control::run(observations, publisher, self.identity, metrics.clone(), status, tell));
+        let remembers = tokio::spawn(history.clone().run());
         let shown = listeners.iter().zip(self.fronts).filter_map(|(address, front)| Some((*address, front?)));
         let shown: Vec<_> = shown.collect();
         let certificates =
@@ -127,6 +133,7 @@ impl Bound {
                 status: status_view.clone(),
                 readiness: readiness.clone(),
                 following: self.following,
+                history: history.clone(),
             };
             tokio::spawn(admin.serve_until_succeeded(context, async {
                 if told.await.is_err() {
@@ -135,7 +142,7 @@ impl Bound {
                 }
             }))
         });
-        let beside = [admin, certificates].into_iter().flatten().collect();
+        let beside = [admin, certificates, Some(remembers)].into_iter().flatten().collect();
         let admin_leaves = self.reuse_port.then_some(admin_leaves);
         Ok(Running {
             proxy,
@@ -144,6 +151,7 @@ impl Bound {
             readiness,
             live,
             metrics,
+            history,
             status: status_view,
             listeners,
             admin_address,
@@ -154,13 +162,14 @@ impl Bound {
 /// A proxy at work. Dropping it does not stop it; [`Running::drain`] and [`Running::stop`] do.
 pub struct Running {
     proxy: proxy::Running,
-    /// The tasks that end with it: the admin listener, and what follows certificates.
+    /// The tasks that end with it: the admin listener, the history, and what follows certificates.
     beside: Vec<tokio::task::JoinHandle<()>>,
     /// Tells the admin listener to leave its address to a successor, where ports are shared.
     admin_leaves: Option<tokio::sync::oneshot::Sender<()>>,
     readiness: admin::Readiness,
     live: Live,
     metrics: Arc<Metrics>,
+    history: Arc<History>,
     status: StatusView,
     listeners: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
@@ -178,6 +187,9 @@ impl Running {
     }
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
     }
     pub fn status(&self) -> StatusView {
         self.status.clone()

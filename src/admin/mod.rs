@@ -8,14 +8,18 @@
 //! | `/readyz`, `/ready` | 200 while traffic is welcome: a snapshot is live and the proxy is not draining; else 503. `?verbose` lists the conditions |
 //! | `/config` | what is live as JSON: generation and, for each port, weights asked, shares really sent, endpoints, routes |
 //! | `/verify` | 200 when this proxy, or with `all=true` every ready replica, serves the weight that is asked for, or has nothing open on a version; else 503 and why |
+//! | `/analysis` | what every version has counted in a window of time, canary against stable, as JSON; with `all=true` of every ready replica |
+//! | `/report` | what became of each of the last rollouts: as JSON, or as text for those who prefer `text/plain` |
 //! | `/explain` | which version a made-up request would get, and why; `?port=NAME` where there are several ports |
 //!
 //! Files: `view` is the serializable picture of `/config`; `explain` is the made-up request; `verify` judges what `/verify`
-//! asks, and `peers` asks the other replicas.
+//! asks, `analysis` compares versions, `report` is the picture of past rollouts, and `peers` asks the other replicas.
 
+pub mod analysis;
 pub mod ask;
 pub mod explain;
 mod peers;
+pub mod report;
 pub mod verify;
 pub mod view;
 
@@ -47,6 +51,7 @@ use tokio::task::JoinSet;
 
 use crate::control::StatusView;
 use crate::control::cluster::{Contact, Following, FollowingView};
+use crate::history::History;
 use crate::metrics::Metrics;
 use crate::metrics::families;
 use crate::metrics::text::Format;
@@ -63,6 +68,7 @@ pub struct Context {
     pub readiness: Readiness,
     /// Only where a Rollout is followed.
     pub following: Option<FollowingView>,
+    pub history: Arc<History>,
 }
 
 /// Whether traffic is welcome.
@@ -243,7 +249,7 @@ async fn serve_connection(
 type Answer = Response<Full<Bytes>>;
 
 /// Every path with what it shows.
-const ENDPOINTS: [(&str, &str); 9] = [
+const ENDPOINTS: [(&str, &str); 11] = [
     ("/metrics", "Prometheus metrics"),
     ("/healthz", "200 while the process answers"),
     ("/livez", "the same"),
@@ -251,6 +257,8 @@ const ENDPOINTS: [(&str, &str); 9] = [
     ("/ready", "the same"),
     ("/config", "what is live, as JSON: by port, weights asked, shares really sent, endpoints, routes"),
     ("/verify", "200 when what is asked for is so, here or (all=true) at every ready replica, else 503; for example"),
+    ("/analysis", "requests, errors and latency of each version in a window, canary against stable; for example"),
+    ("/report", "what became of each of the last rollouts, as JSON or as text/plain; for example"),
     ("/explain", "which version a request would get, and why, as JSON or as text/plain; for example"),
     ("/", "this list"),
 ];
@@ -263,6 +271,8 @@ async fn answer<B: Body>(context: &Context, port: u16, request: &Request<B>) -> 
         only_shows(request.method())
     } else if path == "/verify" {
         verify(context, port, request.uri().query().unwrap_or_default()).await
+    } else if path == "/analysis" {
+        analysis(context, port, request.uri().query().unwrap_or_default()).await
     } else {
         show(context, request)
     };
@@ -276,12 +286,14 @@ fn show<B>(context: &Context, request: &Request<B>) -> Answer {
         "/healthz" | "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
         "/readyz" | "/ready" => readyz(context, query.split('&').any(|flag| flag.split('=').next() == Some("verbose"))),
         "/config" => json(StatusCode::OK, &Picture::take(context)),
-        "/explain" => {
-            let wants_text = request.headers().get(ACCEPT).is_some_and(|accept| accept == "text/plain");
-            explain(context, query, wants_text)
-        }
+        "/explain" => explain(context, query, wants_text(request)),
+        "/report" => report(context, query, wants_text(request)),
         _ => text(StatusCode::OK, index()),
     }
+}
+
+fn wants_text<B>(request: &Request<B>) -> bool {
+    request.headers().get(ACCEPT).is_some_and(|accept| accept == "text/plain")
 }
 
 /// What all answers have in common.
@@ -307,6 +319,8 @@ fn index() -> String {
         let example = match path {
             "/explain" => explain::EXAMPLE,
             "/verify" => verify::EXAMPLE,
+            "/analysis" => analysis::EXAMPLE,
+            "/report" => report::EXAMPLE,
             _ => continue,
         };
         lines.push_str(&format!("{:<10} {example}\n", ""));
@@ -419,6 +433,21 @@ async fn verify(context: &Context, port: u16, query: &str) -> Answer {
     json(if report.verified { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
 }
 
+async fn analysis(context: &Context, port: u16, query: &str) -> Answer {
+    match analysis::from_query(query).and_then(|asked| asked.at(context.metrics.ports())) {
+        Ok(asked) => json(StatusCode::OK, &analysis::look(context, port, &asked).await),
+        Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", analysis::EXAMPLE)),
+    }
+}
+
+fn report(context: &Context, query: &str, wants_text: bool) -> Answer {
+    match report::look(context, query) {
+        Ok(reports) if wants_text => text(StatusCode::OK, report::text(&reports)),
+        Ok(reports) => json(StatusCode::OK, &reports),
+        Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", report::EXAMPLE)),
+    }
+}
+
 /// The number of the port that is asked about. Not to say which one is to mean the one without a name, or the only one.
 fn port_number(ports: &[PortName], asked: Option<&str>) -> Result<usize, String> {
     let find = |wanted: &str| ports.iter().position(|port| port.as_str() == wanted);
@@ -523,8 +552,10 @@ mod tests {
         fn start(bounds: Bounds) -> Self {
             let (publisher, live) = made_up::nothing_live();
             let (status, view) = watch::channel(Status::default());
+            let metrics = Arc::new(made_up::metrics(2, live.clone()));
             let context = Context {
-                metrics: Arc::new(made_up::metrics(2, live.clone())),
+                history: Arc::new(History::new(metrics.clone(), live.clone(), None)),
+                metrics,
                 status: view,
                 readiness: Readiness::new(live.clone()),
                 live,

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -47,6 +48,18 @@ impl Said {
         Self { why: vec![why], ..Self::default() }
     }
 
+    fn read(answer: Answered) -> Self {
+        let (status, text) = match answer {
+            Ok(answer) => answer,
+            Err(why) => return Said::nothing(why),
+        };
+        match serde_json::from_str::<Said>(&text) {
+            // Both have to agree: something else may have answered there.
+            Ok(said) if said.verified == (status == StatusCode::OK) => said,
+            _ => Said::nothing(format!("answers {status} with something that is no answer to /verify")),
+        }
+    }
+
     /// A replica that never served the version has nothing open on it.
     fn is_empty_of(&self) -> bool {
         self.verified || self.known == Some(false) && self.open == Some(0)
@@ -68,25 +81,42 @@ impl From<&Report> for Said {
 
 /// `own`: what this replica says. `port`: that of its admin listener.
 pub async fn ask_all(following: Option<&Following>, port: u16, asked: &Asked, own: Report) -> Report {
-    let peers = following.map_or(&[][..], |following| &following.peers);
-    if let Some(why) = cannot_ask(peers) {
-        return Report { verified: false, why: vec![why], ..own };
-    }
-    let own_address = following.and_then(|following| peers.get(following.turn?.index() as usize).copied());
-    let target = asked.to_target();
-    let mut asking = JoinSet::new();
-    for peer in peers.iter().filter(|peer| Some(**peer) != own_address) {
-        let (address, target) = (SocketAddr::new(*peer, port), target.clone());
-        asking.spawn(
-            async move { Replica { address: Some(address), own: false, said: ask_one(address, &target).await } },
-        );
-    }
-    let address = own_address.map(|address| SocketAddr::new(address, port));
-    let mut replicas = vec![Replica { address, own: true, said: Said::from(&own) }];
-    replicas.extend(asking.join_all().await);
+    let others = match ask_others(following, port, &asked.to_target()).await {
+        Ok(others) => others,
+        Err(why) => return Report { verified: false, why: vec![why], ..own },
+    };
+    let mut replicas = vec![Replica { address: others.own, own: true, said: Said::from(&own) }];
+    let replica = |(address, answer)| Replica { address: Some(address), own: false, said: Said::read(answer) };
+    replicas.extend(others.answers.into_iter().map(replica));
     replicas.sort_by_key(|replica| replica.address);
     let why = disagreements(&replicas, &asked.question);
     Report { verified: why.is_empty(), why, replicas, ..own }
+}
+
+/// What every other ready replica has answered.
+pub struct Others {
+    /// This one's admin listener; `None` if the Service does not list it.
+    pub own: Option<SocketAddr>,
+    pub answers: Vec<(SocketAddr, Answered)>,
+}
+
+/// The status and the body, or why there is none.
+pub type Answered = Result<(StatusCode, String), String>;
+
+/// Why nobody can be asked is an error for people.
+pub async fn ask_others(following: Option<&Following>, port: u16, target: &str) -> Result<Others, String> {
+    let peers = following.map_or(&[][..], |following| &following.peers);
+    if let Some(why) = cannot_ask(peers) {
+        return Err(why);
+    }
+    let own = following.and_then(|following| peers.get(following.turn?.index() as usize).copied());
+    let mut asking = JoinSet::new();
+    for peer in peers.iter().filter(|peer| Some(**peer) != own) {
+        let (address, target) = (SocketAddr::new(*peer, port), target.to_owned());
+        asking.spawn(async move { (address, ask_one(address, &target).await) });
+    }
+    let own = own.map(|address| SocketAddr::new(address, port));
+    Ok(Others { own, answers: asking.join_all().await })
 }
 
 fn cannot_ask(peers: &[IpAddr]) -> Option<String> {
@@ -101,18 +131,12 @@ fn cannot_ask(peers: &[IpAddr]) -> Option<String> {
     }
 }
 
-async fn ask_one(address: SocketAddr, target: &str) -> Said {
+async fn ask_one(address: SocketAddr, target: &str) -> Answered {
     let exchange = ask::exchange(address, target, "application/json", MAX_ANSWER_BYTES);
     match tokio::time::timeout(PATIENCE, exchange).await {
-        Err(_) => Said::nothing(format!("no answer within {PATIENCE:?}")),
-        Ok(Err(error)) => {
-            Said::nothing(format!("cannot be asked: {error}; its admin listener must be on the pod's address"))
-        }
-        Ok(Ok((status, text))) => match serde_json::from_str::<Said>(&text) {
-            // Both have to agree: something else may have answered there.
-            Ok(said) if said.verified == (status == http::StatusCode::OK) => said,
-            _ => Said::nothing(format!("answers {status} with something that is no answer to /verify")),
-        },
+        Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        Ok(Err(error)) => Err(format!("cannot be asked: {error}; its admin listener must be on the pod's address")),
+        Ok(Ok(answer)) => Ok(answer),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::route::transport::{Protocol, Transport};
 use crate::route::{Action, Override, Role, Route, Routing, Shares, VersionHash};
 
 use super::plan::{Applied, Endpoint, Moment, ObservedCluster, Options, Service, plan};
-use super::rollout::Rollout;
+use super::rollout::{Fact, Progress, Rollout, progress};
 use super::{Observed, Sender};
 
 /// Everything that a source knows now.
@@ -113,6 +113,8 @@ pub struct Following {
     pub annotation_error: Option<String>,
     pub turn: Option<Turn>,
     pub peers: Vec<std::net::IpAddr>,
+    /// Where the Rollout stands. `None` until every list was complete once.
+    pub progress: Option<Progress>,
 }
 
 pub type FollowingView = watch::Receiver<Following>;
@@ -148,6 +150,7 @@ pub async fn follow(
                 following.notes = notes.clone();
                 following.annotation_error = planned.problem.clone();
                 following.rollout_generation = generation;
+                following.progress = Some(stands(cluster, &following.notes));
             });
             // The first snapshot makes the proxy ready: it waits until requests can be answered. Later ones are published
             // whatever they say.
@@ -184,6 +187,21 @@ pub async fn follow(
             () = observations.closed() => return,
         }
     }
+}
+
+/// With what the plan has to say about it: waiting for an endpoint, a version that nobody answers for.
+fn stands(cluster: &Cluster, notes: &[String]) -> Progress {
+    let ready = |version: &VersionHash| {
+        let endpoints = cluster.ports.first().and_then(|versions| versions.get(version));
+        let mut ready: Vec<_> =
+            endpoints.into_iter().flatten().filter(|one| one.ready).map(|one| one.address).collect();
+        ready.sort();
+        ready.dedup();
+        ready.len()
+    };
+    let mut progress = progress(cluster.rollout.as_ref(), ready);
+    progress.why.extend(notes.iter().map(|note| Fact::new(note.as_str(), "")));
+    progress
 }
 
 fn has_endpoints(routing: &Routing) -> bool {

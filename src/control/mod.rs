@@ -85,13 +85,25 @@ pub struct Status {
 
 pub type StatusView = watch::Receiver<Status>;
 
-/// Runs until every sender is gone.
+/// Told while it happens, to whoever keeps the history.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// A snapshot has just come into force.
+    Live {
+        generation: Generation,
+        origin: &'a str,
+    },
+    Refused(&'a Rejected),
+}
+
+/// Runs until every sender is gone. `tell` must not wait.
 pub async fn run(
     mut observations: Receiver,
     mut publisher: Publisher,
     identity: Identity,
     metrics: Arc<Metrics>,
     status: watch::Sender<Status>,
+    tell: impl Fn(News<'_>),
 ) {
     // Every port keeps its identity for life.
     let mut ports: Vec<(PortName, Identity)> =
@@ -113,6 +125,7 @@ pub async fn run(
                 let split = splits(&snapshots, &ports);
                 publisher.publish(snapshots);
                 let generation = publisher.generation();
+                tell(News::Live { generation, origin: &origin });
                 metrics.reloads.good.add(1);
                 if let Some(since) = since {
                     metrics.api.propagation.record(since.elapsed().as_nanos() as u64);
@@ -128,6 +141,7 @@ pub async fn run(
             }
             Err(rejected) => {
                 metrics.reloads.bad.add(1);
+                tell(News::Refused(&rejected));
                 tracing::error!(
                     origin = rejected.origin,
                     "refused, the last good state keeps serving: {}",
@@ -210,7 +224,7 @@ mod tests {
         let (publisher, live) = crate::route::live::channel(1);
         let metrics = Arc::new(Metrics::new(1, live, vec![PortName::default()]));
         let (status, view) = watch::channel(Status::default());
-        let follow = tokio::spawn(run(receiver, publisher, Identity::random(), metrics.clone(), status));
+        let follow = tokio::spawn(run(receiver, publisher, Identity::random(), metrics.clone(), status, |_| ()));
         for observation in observations {
             sender.send(observation).await.unwrap();
         }

@@ -6,6 +6,7 @@
 //! * `object`: the view of the object;
 //! * `intent`: which split the Rollout asks for now;
 //! * `managed`: the header and mirror routes that its steps have set up so far;
+//! * `progress`: where it stands and why, in words;
 //! * `annotation`: routes and finer weights from an annotation of ours, where the controller refuses them in steps.
 //!
 //! Checked against what the real controller (v1.10.1) wrote in 25 recorded rollouts, `tests/data/rollouts`; where it
@@ -15,12 +16,14 @@ mod annotation;
 mod intent;
 mod managed;
 mod object;
+mod progress;
 
 pub use annotation::{Finer, ROUTES, Reading};
 pub(super) use intent::shares;
 pub use intent::{Intent, Pair, Wanted, intent};
 pub use managed::{HeaderList, Managed, ManagedRoute, Mirror, managed_routes};
 pub use object::*;
+pub use progress::{Fact, Progress, State, progress};
 
 use crate::route::VersionHash;
 

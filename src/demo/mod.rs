@@ -1,7 +1,8 @@
 //! Splitway at work with nothing to set up: two versions of a tiny application, a scripted rollout, a steady load.
 //!
 //! It uses the crate as a stranger would: binds a proxy, sends what a source would send, reads the counters. The share
-//! that it shows is what the proxy counted; at the end it is held against what the two versions have received.
+//! that it shows is what the proxy counted; at the end it is held against what the two versions have received. A canary that
+//! fails is aborted, by what the proxy's own history says of it.
 //!
 //! * `app`: the two versions;
 //! * `load`: the clients;
@@ -17,9 +18,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::HeaderName;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::control::cluster::{Contact, Following, FollowingView};
+use crate::control::rollout::{Fact, Progress, State};
 use crate::control::{Observed, Sender};
+use crate::history::{Window, of_version};
 use crate::metrics;
 use crate::metrics::cells::QuantileCounts;
 use crate::route::policy::Policy;
@@ -50,16 +55,21 @@ const STEPS: [u32; 5] = [5, 10, 25, 50, 100];
 /// With `--fail-canary`, one request in so many is answered 500.
 const FAIL_ONE_IN: u64 = 5;
 
+/// The analysis of the demo: a canary that fails more of its requests than this, out of so many at least, is aborted.
+const MOST_FAILED: f64 = 0.05;
+const ENOUGH_REQUESTS: u64 = 50;
+
 /// Runs until the last step, or until `interrupted` resolves. Returns whether it kept its promise: nothing lost, the
 /// error below one request.
 pub async fn run(options: Options, interrupted: impl Future<Output = ()>) -> io::Result<bool> {
     let stable = App::start("stable", loopback(), None).await?;
     let canary = App::start("canary", loopback(), options.fail_canary.then_some(FAIL_ONE_IN)).await?;
     let (observations, receiver) = control::channel();
-    let (bound, moved) = bind(&options)?;
+    let (following, view) = watch::channel(Following::default());
+    let (bound, moved) = bind(&options, view)?;
     let running = bound.start(receiver)?;
-    let rollout = Rollout { stable: stable.address, canary: canary.address, observations };
-    rollout.ask(STEPS[0]).await;
+    let rollout = Rollout { stable: stable.address, canary: canary.address, observations, following };
+    rollout.ask(STEPS[0], at_step(0)).await;
     running.reached(Generation(1)).await;
     announce(&options, &running, &moved)?;
 
@@ -110,7 +120,7 @@ struct Moved {
 }
 
 /// The wished addresses, or others where they cannot be had.
-fn bind(options: &Options) -> io::Result<(Bound, Vec<Moved>)> {
+fn bind(options: &Options, following: FollowingView) -> io::Result<(Bound, Vec<Moved>)> {
     let mut moved = Vec::new();
     let mut free = |what, wished: SocketAddr| match std::net::TcpListener::bind(wished) {
         Ok(_) => wished,
@@ -129,7 +139,7 @@ fn bind(options: &Options) -> io::Result<(Bound, Vec<Moved>)> {
         admin: Some(free("admin listener", options.admin)),
         identity: Identity::random(),
         ports: vec![PortName::default()],
-        following: None,
+        following: Some(following),
     })?;
     Ok((bound, moved))
 }
@@ -160,11 +170,66 @@ struct Rollout {
     stable: SocketAddr,
     canary: SocketAddr,
     observations: Sender,
+    following: watch::Sender<Following>,
+}
+
+/// The step that is being worked on, from 0; after the last one the canary is promoted.
+fn at_step(step: usize) -> Progress {
+    let fact =
+        |i: usize| Fact::new(format!("setWeight {}", STEPS[i]), format!("spec.strategy.canary.steps[{i}].setWeight"));
+    let promoted = step == STEPS.len();
+    Progress {
+        state: if promoted { State::Idle } else { State::Step },
+        steps: (0..STEPS.len()).map(fact).collect(),
+        step,
+        stable: Some(if promoted { "canary" } else { "stable" }.to_owned()),
+        canary: (!promoted).then(|| "canary".to_owned()),
+        phase: Some(if promoted { "Healthy" } else { "Progressing" }.to_owned()),
+        why: vec![match promoted {
+            true => Fact::new("promoted; the demo begins again", "status.stableRS"),
+            false => Fact::new(
+                format!("works at step {} of {}: {}", step + 1, STEPS.len(), fact(step).text),
+                fact(step).field,
+            ),
+        }],
+    }
+}
+
+/// After an abort, and why.
+fn aborted(step: usize, why: &str) -> Progress {
+    Progress {
+        state: State::Aborted,
+        phase: Some("Degraded".to_owned()),
+        why: vec![Fact::new(format!("aborted: {why}"), "status.abort")],
+        ..at_step(step)
+    }
+}
+
+/// Why the rollout that goes on should end.
+fn failing(running: &Running) -> Option<String> {
+    let windowed = running.history().window(Window::Rollout).ok()?;
+    let canary = of_version(&windowed.counts, &windowed.canary?);
+    let rate = canary.error_rate()?;
+    (canary.requests >= ENOUGH_REQUESTS && rate > MOST_FAILED).then(|| {
+        format!(
+            "the canary failed {} of {} requests ({:.1} %); at most {:.0} % may fail",
+            canary.errors,
+            canary.requests,
+            rate * 100.0,
+            MOST_FAILED * 100.0
+        )
+    })
 }
 
 impl Rollout {
-    /// Asks for a share of the canary, in per cent.
-    async fn ask(&self, percent: u32) {
+    /// Asks for a share of the canary, in per cent, and says where the rollout stands.
+    async fn ask(&self, percent: u32, progress: Progress) {
+        self.following.send_replace(Following {
+            rollout: "demo/rollout".to_owned(),
+            contact: Contact::Connected,
+            progress: Some(progress),
+            ..Following::default()
+        });
         let version = VersionHash::new;
         let backend = |name: &str, role, address| Backend {
             version: version(name),
@@ -194,27 +259,66 @@ async fn walk(
     load: &Load,
     table: &mut Table,
 ) -> io::Result<()> {
-    let refresh = if table.rewrites() { Duration::from_millis(250) } else { Duration::from_secs(1) };
     loop {
         for (i, percent) in STEPS.into_iter().enumerate() {
-            let next = Generation(running.live().generation().0 + 1);
-            rollout.ask(percent).await;
-            running.reached(next).await;
-            let before = Reading::take(running);
-            let begun = Instant::now();
-            loop {
-                let left = options.step.saturating_sub(begun.elapsed());
-                tokio::time::sleep(refresh.min(left)).await;
-                let last = begun.elapsed() >= options.step;
-                let now = Reading::take(running);
-                table.row(&before.row_until(&now, i + 1, percent, begun.elapsed(), load), last)?;
-                if last {
-                    break;
-                }
+            if let Some(why) = stay(options, rollout, running, load, table, At::Step(i, percent)).await? {
+                table.close()?;
+                writeln!(io::stdout(), "aborted at step {} of {}: {why}", i + 1, STEPS.len())?;
+                stay(options, rollout, running, load, table, At::Aborted(i, &why)).await?;
+                break;
+            }
+            if i + 1 == STEPS.len() {
+                let next = Generation(running.live().generation().0 + 1);
+                rollout.ask(percent, at_step(STEPS.len())).await;
+                running.reached(next).await;
             }
         }
         if options.once {
             return Ok(());
+        }
+    }
+}
+
+/// Where the walk is.
+enum At<'a> {
+    /// The step, from 0, and its share in per cent.
+    Step(usize, u32),
+    Aborted(usize, &'a str),
+}
+
+/// Stays for the time of a step. Returns early, with the reason, if the canary fails too often.
+async fn stay(
+    options: &Options,
+    rollout: &Rollout,
+    running: &Running,
+    load: &Load,
+    table: &mut Table,
+    at: At<'_>,
+) -> io::Result<Option<String>> {
+    let refresh = if table.rewrites() { Duration::from_millis(250) } else { Duration::from_secs(1) };
+    let next = Generation(running.live().generation().0 + 1);
+    let (number, percent) = match at {
+        At::Step(step, percent) => {
+            rollout.ask(percent, at_step(step)).await;
+            (step + 1, percent)
+        }
+        At::Aborted(step, why) => {
+            rollout.ask(0, aborted(step, why)).await;
+            (0, 0)
+        }
+    };
+    running.reached(next).await;
+    let before = Reading::take(running);
+    let begun = Instant::now();
+    loop {
+        let left = options.step.saturating_sub(begun.elapsed());
+        tokio::time::sleep(refresh.min(left)).await;
+        let why = matches!(at, At::Step(..)).then(|| failing(running)).flatten();
+        let last = begun.elapsed() >= options.step || why.is_some();
+        let now = Reading::take(running);
+        table.row(&before.row_until(&now, number, percent, begun.elapsed(), load), last)?;
+        if last {
+            return Ok(why);
         }
     }
 }

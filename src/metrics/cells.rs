@@ -127,6 +127,18 @@ impl QuantileCounts {
         }
     }
 
+    /// The cells that are not 0, each with its number, which is below 256.
+    pub fn cells(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.0.iter().copied().enumerate().filter(|(_, count)| *count > 0)
+    }
+
+    /// To a cell of [`Self::cells`]; one that there is not is left out.
+    pub fn add_at(&mut self, cell: usize, count: u64) {
+        if let Some(sum) = self.0.get_mut(cell) {
+            *sum += count;
+        }
+    }
+
     /// The counts since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i].saturating_sub(earlier.0[i])))

@@ -336,6 +336,17 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
                 .into(),
         },
         Family {
+            name: "splitway_rollouts_total",
+            kind: Kind::Counter,
+            labels: &["outcome"],
+            help: "Rollouts that ended while this process ran: promoted, aborted, withdrawn or superseded.",
+            samples: metrics
+                .rollouts
+                .all()
+                .map(|(outcome, count)| sample(vec![outcome.as_str().into()], Value::Count(count)))
+                .collect(),
+        },
+        Family {
             name: "splitway_snapshot_generation",
             kind: Kind::Gauge,
             labels: &[],

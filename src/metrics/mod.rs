@@ -14,6 +14,7 @@
 //! * `totals`: their sums over all workers, as plain numbers;
 //! * `api`: what following a Rollout counts;
 //! * `certificates`: those that listeners show, and which were refused;
+//! * `rollouts`: how they ended;
 //! * `scraped`: who read them last;
 //! * `account`: what the exact split was asked for and what it gave;
 //! * `notice`: the log lines about versions that get worse;
@@ -26,6 +27,7 @@ pub mod cells;
 mod certificates;
 pub mod families;
 pub mod notice;
+mod rollouts;
 mod scraped;
 pub mod text;
 mod totals;
@@ -34,6 +36,7 @@ pub use account::{Account, VersionAccount};
 pub use api::Api;
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
 pub use certificates::{Certificate, Certificates, Refusal};
+pub use rollouts::{Outcome, Rollouts};
 pub use scraped::Scraped;
 pub use totals::{ProxyTotals, Totals, VersionTotals};
 
@@ -55,6 +58,7 @@ pub struct Metrics {
     routes: Mutex<Vec<RouteName>>,
     proxy: Vec<Arc<ProxyCells>>,
     pub reloads: Reloads,
+    pub rollouts: Rollouts,
     pub api: Api,
     pub certificates: Certificates,
     pub scraped: Scraped,
@@ -83,6 +87,7 @@ impl Metrics {
             routes: Mutex::default(),
             proxy: (0..workers).map(|_| Arc::default()).collect(),
             reloads: Reloads::default(),
+            rollouts: Rollouts::default(),
             api: Api::default(),
             certificates: Certificates::default(),
             scraped: Scraped::default(),

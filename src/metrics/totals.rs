@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::cells::{BUCKETS, CopyLabels, Labels, QuantileCounts};
 use super::{Metrics, ProxyCells, VersionCells};
-use crate::proxy::{Ending, Failure};
+use crate::proxy::{Ending, Failure, Side};
 use crate::route::{LeadsTo, Role, VersionHash};
 use crate::tls::HandshakeFailure;
 
@@ -180,6 +180,19 @@ impl VersionTotals {
     /// All counted requests, whatever their labels.
     pub fn requests(&self) -> u64 {
         self.requests.iter().map(|(_, count)| count).sum::<u64>() + self.overflow
+    }
+
+    /// Tries on this version, and how many of them failed: answered with a server error (5xx), or failed on the way to it,
+    /// even if another try then saved the request. What went wrong on the client's side says nothing about the version.
+    pub fn tries(&self) -> (u64, u64) {
+        let answered = |bad: bool| -> u64 {
+            let answers = self.requests.iter().filter(|(labels, _)| labels.failure.is_none());
+            answers.filter(|(labels, _)| (labels.code >= 500) == bad).map(|(_, count)| count).sum()
+        };
+        let on_the_way = |failure: &&Failure| failure.side() != Side::Downstream;
+        let lost: u64 = Failure::ALL.iter().filter(on_the_way).map(|failure| self.failures[*failure as usize]).sum();
+        let failed = answered(true) + lost;
+        (answered(false) + failed, failed)
     }
 
     /// Counted requests whose answer was a server error (5xx).

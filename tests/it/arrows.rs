@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("route", &[]),
     ("text", &[]),
     ("metrics", &["route", "proxy::Failure", "tls::HandshakeFailure"]),
@@ -14,9 +14,10 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("source", &["control", "metrics", "route", "tls"]),
     ("config", &["source", "route", "proxy", "text", "tls"]),
     ("lint", &["control", "route", "text"]),
-    ("admin", &["control", "metrics", "route", "proxy::Failure"]),
+    ("history", &["control", "metrics", "route"]),
+    ("admin", &["control", "history", "metrics", "route", "proxy::Failure"]),
     ("check", &["source", "control", "route", "admin::ask"]),
-    ("demo", &["control", "metrics", "route", "proxy", "tls", "bind", "Bound", "Running", "Settings"]),
+    ("demo", &["control", "history", "metrics", "route", "proxy", "tls", "bind", "Bound", "Running", "Settings"]),
 ];
 
 #[test]

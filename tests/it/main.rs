@@ -22,6 +22,7 @@ mod faults;
 mod follow;
 mod grpc;
 mod headers;
+mod history;
 mod leave;
 mod limits;
 mod malice;

@@ -35,6 +35,8 @@ pub struct Spec {
     pub template: Option<Template>,
     /// Present when the pod template lives in another object, a Deployment for example.
     pub workload_ref: Option<IgnoredAny>,
+    /// A person has stopped it.
+    pub paused: Option<bool>,
     pub strategy: Option<Strategy>,
 }
 
@@ -111,13 +113,45 @@ pub struct ManagedName {
     pub name: Option<String>,
 }
 
-/// One step. Steps of other kinds (pause, analysis, experiment, plugin) are those without any of these.
+/// One step: exactly one field is set. The fields that routing has no use for are read to say what is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Step {
     pub set_weight: Option<i64>,
     pub set_header_route: Option<SetHeaderRoute>,
     pub set_mirror_route: Option<SetMirrorRoute>,
+    pub pause: Option<Pause>,
+    pub set_canary_scale: Option<IgnoredAny>,
+    pub analysis: Option<StepAnalysis>,
+    pub experiment: Option<IgnoredAny>,
+    pub plugin: Option<IgnoredAny>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Pause {
+    /// A Go duration, or a number of seconds. `None`: until a person resumes it.
+    pub duration: Option<Duration>,
+}
+
+/// Only shown.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Duration {
+    Seconds(i64),
+    Text(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct StepAnalysis {
+    pub templates: Option<Vec<TemplateName>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct TemplateName {
+    pub template_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -177,9 +211,21 @@ pub struct Status {
     pub selector: Option<String>,
     pub abort: Option<bool>,
     pub promote_full: Option<bool>,
+    /// `Healthy`, `Progressing`, `Paused` or `Degraded`, and why.
+    pub phase: Option<String>,
+    pub message: Option<String>,
+    pub pause_conditions: Option<Vec<PauseCondition>>,
     pub canary: Option<CanaryStatus>,
     pub blue_green: Option<BlueGreenStatus>,
     pub conditions: Option<Vec<Condition>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PauseCondition {
+    pub reason: Option<String>,
+    /// RFC 3339.
+    pub start_time: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
