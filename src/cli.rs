@@ -251,6 +251,9 @@ pub struct Settings {
     /// auto, text or json [default: auto]
     #[arg(long, env = "SPLITWAY_LOG_FORMAT", hide_env = true, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Requests under others' names, too: istio, nginx
+    #[arg(long, env = "SPLITWAY_METRICS_ALIAS", hide_env = true, value_delimiter = ',', value_name = "NAME")]
+    pub metrics_alias: Vec<String>,
 }
 
 #[derive(Args)]
@@ -378,6 +381,7 @@ impl From<Settings> for splitway::config::Flags {
             dns_interval: given(settings.dns_interval),
             log_level: given(settings.log_level),
             log_format: given(settings.log_format),
+            metrics_alias: settings.metrics_alias.into_iter().filter(|text| !text.is_empty()).collect(),
         }
     }
 }

@@ -52,6 +52,8 @@ pub struct Settings {
     pub ports: Vec<PortName>,
     /// How following a Rollout goes, if one is followed.
     pub following: Option<FollowingView>,
+    /// Under which other names requests are told, too.
+    pub aliases: Vec<metrics::Alias>,
 }
 
 /// Every socket is open, nothing runs.
@@ -63,6 +65,7 @@ pub struct Bound {
     workers: usize,
     reuse_port: bool,
     following: Option<FollowingView>,
+    aliases: Vec<metrics::Alias>,
     /// What each listener shows its clients.
     fronts: Vec<Option<tls::Front>>,
 }
@@ -76,7 +79,8 @@ pub fn bind(settings: Settings) -> io::Result<Bound> {
     let (workers, reuse_port, following) = (settings.proxy.workers, settings.proxy.reuse_port, settings.following);
     let fronts = settings.proxy.listeners.iter().map(|listener| listener.tls.clone()).collect();
     let proxy = proxy::bind(settings.proxy)?;
-    Ok(Bound { proxy, admin, identity: settings.identity, ports, workers, reuse_port, following, fronts })
+    let (identity, aliases) = (settings.identity, settings.aliases);
+    Ok(Bound { proxy, admin, identity, ports, workers, reuse_port, following, aliases, fronts })
 }
 
 /// Whether the ports are told apart by their names, and every listener stands before one of them.
@@ -111,7 +115,9 @@ impl Bound {
         let listeners = self.proxy.addresses().to_vec();
         let admin_address = self.admin();
         let (publisher, live): (Publisher, Live) = route::live::channel(self.ports.len());
-        let metrics = Arc::new(Metrics::new(self.workers, live.clone(), self.ports));
+        let mut metrics = Metrics::new(self.workers, live.clone(), self.ports);
+        metrics.aliases = self.aliases;
+        let metrics = Arc::new(metrics);
         let (status, status_view) = tokio::sync::watch::channel(control::Status::default());
         let proxy = self.proxy.run(&live, &metrics)?;
         let readiness = admin::Readiness::new(live.clone());

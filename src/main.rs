@@ -264,6 +264,7 @@ async fn serve_until_told(
         identity,
         ports: config.ports.clone(),
         following: rollout.as_ref().map(cluster::Rollout::following),
+        aliases: config.aliases.clone(),
     })?;
     // Before anybody can know that we run: from here on no signal ends us unawares.
     let mut end = End::new()?;

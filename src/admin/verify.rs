@@ -397,7 +397,7 @@ pub fn judge(
 fn drained(totals: &Totals, ports: &[usize], version: &VersionHash, generation: u64) -> Report {
     let here = || totals.versions.iter().filter(|one| ports.contains(&one.port));
     let open: i64 = here().filter(|one| one.version == *version).map(|one| one.in_flight).sum();
-    let known = here().any(|one| one.version == *version);
+    let known = ports.iter().any(|port| totals.was_here(*port, version));
     let mut why = Vec::new();
     if open != 0 {
         why.push(format!("{open} requests or streams are open on version {version}"));

@@ -18,6 +18,7 @@ use super::written::{
     ValueMatch, Weights,
 };
 use super::{Beside, Config, Log, LogFormat, Replica, What};
+use crate::metrics::Alias;
 use crate::proxy::{self, Listener};
 use crate::route::bucket::{self, BucketCookie, SameSite};
 use crate::route::matches::{self, Match as Meant};
@@ -102,6 +103,7 @@ pub(super) fn check(file: &File, folder: &Path, beside: &mut Beside, problems: &
         admin,
         replica,
         log: log(file),
+        aliases: aliases(file),
         ports,
         what,
     })
@@ -635,6 +637,18 @@ fn log(file: &File) -> Log {
         level: written.and_then(|log| log.level.value()).unwrap_or_else(|| "info".to_owned()),
         format: written.and_then(|log| log.format.value()).unwrap_or(LogFormat::Auto),
     }
+}
+
+/// Each once.
+fn aliases(file: &File) -> Vec<Alias> {
+    let written = file.metrics.get().and_then(|metrics| metrics.aliases.get());
+    let mut aliases = Vec::new();
+    for leaf in written.into_iter().flat_map(|list| &list.0) {
+        if !aliases.contains(&leaf.value) {
+            aliases.push(leaf.value);
+        }
+    }
+    aliases
 }
 
 fn override_(file: &File) -> Option<Override> {

@@ -5,7 +5,7 @@ use super::leaf::Leaf;
 use super::name::BackendName;
 use super::node::Node;
 use super::problem::{At, Complaint, Problems, quoted};
-use super::read::{Field, Named, NonEmpty, Read};
+use super::read::{Field, List, Named, NonEmpty, Read};
 use super::written::{Admin, Backend, File, Listener};
 use crate::route::weight::{Weight, percentage};
 use crate::route::{MAX_TOTAL, Role};
@@ -33,6 +33,8 @@ pub struct Flags {
     pub replica: Option<String>,
     pub log_level: Option<String>,
     pub log_format: Option<String>,
+    /// `--metrics-alias`: takes the place of the file's `metrics.aliases`.
+    pub metrics_alias: Vec<String>,
 }
 
 impl Flags {
@@ -60,6 +62,11 @@ impl Flags {
         }
         if let Some(text) = &self.log_format {
             set("--log-format", text, &mut file.log.get_mut_or_default().format, problems);
+        }
+        if !self.metrics_alias.is_empty() {
+            let read = |text: &String| Leaf::read(&Node::text(problems.flag("--metrics-alias", text), text), problems);
+            let aliases = self.metrics_alias.iter().filter_map(read).collect();
+            file.metrics.get_mut_or_default().aliases = Field::Given(List(aliases));
         }
     }
 

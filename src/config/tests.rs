@@ -421,6 +421,7 @@ fn flags_override_the_file() {
         replica: Some("2/3".to_owned()),
         log_level: Some("debug".to_owned()),
         log_format: Some("json".to_owned()),
+        metrics_alias: vec!["nginx".to_owned(), "istio".to_owned(), "nginx".to_owned()],
         ..Flags::default()
     };
     let config = load(&here("examples/full.yaml"), &flags).unwrap_or_else(|problems| panic!("{problems}"));
@@ -433,6 +434,19 @@ fn flags_override_the_file() {
     assert_eq!(declared(&config).dns_interval, seconds(1) / 4);
     assert_eq!(config.replica, Some(Replica { index: 2, of: 3, seed: "splitway".to_owned() }));
     assert_eq!(config.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
+    assert_eq!(config.aliases, [Alias::Nginx, Alias::Istio]);
+}
+
+#[test]
+fn an_alias_that_nobody_knows_is_refused_with_the_one_that_was_meant() {
+    let flags = Flags { metrics_alias: vec!["istio".to_owned(), "ngnix".to_owned()], ..Flags::default() };
+    let problems = parse(MINIMAL, "test.yaml", &flags).unwrap_err();
+    assert_eq!(
+        problems.one_line(),
+        "--metrics-alias:1:1: expected one of `istio`, `nginx`, found \"ngnix\" (did you mean `nginx`?)"
+    );
+    let problems = parse(&format!("{MINIMAL}metrics: {{ aliases: [istoi] }}\n"), "test.yaml", &Flags::default());
+    assert_eq!(fields(&problems.unwrap_err()), [(3, 22, "metrics.aliases[0]")]);
 }
 
 #[test]

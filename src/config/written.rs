@@ -15,6 +15,7 @@ use super::name::{
 use super::node::{Content, Node};
 use super::problem::Problems;
 use super::read::{Field, Fields, List, Named, NonEmpty, Read, inline_schema, refuse, written};
+use crate::metrics::Alias;
 use crate::route::Role;
 use crate::route::bucket::SameSite;
 use crate::tls::Oldest;
@@ -84,6 +85,8 @@ written! {
             "replica" replica: Replica;
             /// What is logged, and how. Taken at start only.
             "log" log: Log;
+            /// What is measured, beyond what always is. Taken at start only.
+            "metrics" metrics: Metrics;
         }
     }
 
@@ -497,6 +500,15 @@ written! {
             "format" format: Leaf<OneOf<LogFormat>> = "auto";
         }
     }
+
+    /// What is measured, beyond what always is.
+    Metrics {
+        optional {
+            /// Requests and their times under the names of others as well, so that queries written for them go on
+            /// working (docs/metrics.md): `istio`, `nginx`. Default: none.
+            "aliases" aliases: List<Leaf<OneOf<Alias>>>;
+        }
+    }
 }
 
 /// One method or a list of them.
@@ -653,6 +665,10 @@ impl Word for Oldest {
 
 impl Word for SameSite {
     const ALL: &[(&str, Self)] = &[("strict", SameSite::Strict), ("lax", SameSite::Lax), ("none", SameSite::None)];
+}
+
+impl Word for Alias {
+    const ALL: &[(&str, Self)] = &[("istio", Alias::Istio), ("nginx", Alias::Nginx)];
 }
 
 impl Word for LogFormat {

@@ -138,6 +138,9 @@ pub async fn follow(
         tell(&rollout, &now, &following, &metrics);
         let mut wake_at = None;
         if let Some(cluster) = &now.cluster {
+            if let Some(rollout) = &cluster.rollout {
+                metrics.api.name(rollout.names());
+            }
             let generation = cluster.rollout.as_ref().and_then(|rollout| rollout.metadata.generation);
             let planned = planner.plan(cluster, &now.overlay, started.elapsed());
             wake_at = planned.wake_at;

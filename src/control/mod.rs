@@ -124,6 +124,7 @@ pub async fn run(
             Ok((snapshots, origin, notes, refusal_stands, since, rollout_generation)) => {
                 let split = splits(&snapshots, &ports);
                 publisher.publish(snapshots);
+                metrics.published(now);
                 let generation = publisher.generation();
                 tell(News::Live { generation, origin: &origin });
                 metrics.reloads.good.add(1);
@@ -136,12 +137,14 @@ pub async fn run(
                 }
                 status.send_modify(|status| {
                     let refused = status.refused.take().filter(|_| refusal_stands);
+                    metrics.changed.refused.set(u64::from(refused.is_some()));
                     *status = Status { generation, rollout_generation, origin, applied_at: Some(now), notes, refused };
                 });
             }
             Err(rejected) => {
                 metrics.reloads.bad.add(1);
                 tell(News::Refused(&rejected));
+                metrics.changed.refused.set(1);
                 tracing::error!(
                     origin = rejected.origin,
                     "refused, the last good state keeps serving: {}",

@@ -25,6 +25,7 @@ pub use managed::{HeaderList, Managed, ManagedRoute, Mirror, managed_routes};
 pub use object::*;
 pub use progress::{Fact, Progress, State, progress};
 
+use crate::metrics::Names;
 use crate::route::VersionHash;
 
 /// The label that says which version a pod or ReplicaSet is, and the key of the controller's part of a Service selector.
@@ -168,6 +169,21 @@ impl Rollout {
         match status.and_then(|status| status.stable_ping_pong.as_deref()) {
             Some("ping") => ServiceNames { stable: ping, canary: pong },
             _ => ServiceNames { stable: pong, canary: ping },
+        }
+    }
+
+    /// What metrics that go by others' names call its parts.
+    pub fn names(&self) -> Names {
+        let services = self.services();
+        let routing = self.canary().and_then(|canary| canary.traffic_routing.as_ref());
+        let nginx = routing.and_then(|routing| routing.nginx.as_ref());
+        let ingress = nginx.and_then(|nginx| {
+            name(&nginx.stable_ingress).or_else(|| nginx.stable_ingresses.as_deref()?.first().map(String::as_str))
+        });
+        Names {
+            stable_service: services.stable.map(str::to_owned),
+            canary_service: services.canary.map(str::to_owned),
+            ingress: ingress.map(str::to_owned),
         }
     }
 

@@ -41,7 +41,7 @@ impl Account {
         names.sort();
         names.dedup();
         let total = snapshot.map_or(0, |snapshot| u64::from(snapshot.shares().total()));
-        let given: u64 = at_port().map(|one| one.split).sum();
+        let given = totals.split_of_all(port);
         let versions = names.into_iter().map(|version| {
             let weight = snapshot.map_or(0, |snapshot| u64::from(snapshot.weight(version)));
             let sent = totals.split(port, version);

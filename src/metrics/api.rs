@@ -22,10 +22,28 @@ pub struct Api {
     pub annotation_refused: Cell,
     /// From news of the API server to the snapshot that serves it.
     pub propagation: Histogram,
+    names: Mutex<Names>,
     failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 
+/// What the Rollout calls that which belongs to it; `None`: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    pub stable_service: Option<String>,
+    pub canary_service: Option<String>,
+    /// The Ingress of the stable Service.
+    pub ingress: Option<String>,
+}
+
 impl Api {
+    pub fn name(&self, names: Names) {
+        *self.names.lock().expect("no holder of this lock panics") = names;
+    }
+
+    pub fn names(&self) -> Names {
+        self.names.lock().expect("no holder of this lock panics").clone()
+    }
+
     /// A watch of `resource` has failed and begins again.
     pub fn failed(&self, resource: &'static str) {
         *self.failures.lock().expect("no holder of this lock panics").entry(resource).or_default() += 1;

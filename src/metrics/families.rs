@@ -1,11 +1,13 @@
 //! Every metric: its name, type, labels and help, and where its numbers come from. A name or a label is part of what we
 //! promise to dashboards and alerts; `tests/data/metrics.txt` lists them, and a test compares.
 
+mod aliases;
 mod following;
 mod secure;
 
 use std::borrow::Cow;
-use std::time::UNIX_EPOCH;
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cells::{BUCKETS, CopyLabels, CopyOutcome, Labels, Method};
 use super::{Account, Metrics, Totals, VersionAccount, VersionTotals};
@@ -30,6 +32,8 @@ pub enum Kind {
     Gauge,
     /// Facts in labels, with the value 1.
     Info,
+    /// A counter whose name, which is not ours, lacks the ending that OpenMetrics insists on.
+    Untyped,
     Histogram,
 }
 
@@ -75,7 +79,12 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
     let splits: Vec<(Cow<'static, str>, Account)> = snapshots
         .iter()
         .enumerate()
-        .map(|(number, snapshot)| (port(number), Account::of(&totals, number, snapshot.as_deref())))
+        .map(|(number, snapshot)| {
+            let mut account = Account::of(&totals, number, snapshot.as_deref());
+            // The account is of all versions that ever were; series are dropped some time after them.
+            account.versions.retain(|one| totals.has(number, &one.version));
+            (port(number), account)
+        })
         .collect();
     let version_role = |one: &VersionTotals| version_role(port(one.port), one);
     let each = |value: &dyn Fn(&VersionTotals) -> Value| {
@@ -105,6 +114,14 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             samples: totals.versions.iter().flat_map(|one| requests(&totals, one, &version_role(one))).collect(),
         },
         Family {
+            name: "splitway_responses_total",
+            kind: Kind::Counter,
+            labels: &[PORT, "version", "role", "class", "outcome"],
+            help: "The same requests by the class of their code, as in 5xx, with every series from the start. outcome: \
+                   answered, or failed if something went wrong on our way.",
+            samples: totals.versions.iter().flat_map(|one| responses(one, &version_role(one))).collect(),
+        },
+        Family {
             name: "splitway_uncounted_requests_total",
             kind: Kind::Counter,
             labels: VERSION_ROLE,
@@ -116,13 +133,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             kind: Kind::Histogram,
             labels: VERSION_ROLE,
             help: "From the head of a request to the last byte of its answer.",
-            samples: each(&|one| {
-                let bounds = BUCKETS.iter().map(|ns| seconds(*ns)).chain([f64::INFINITY]);
-                Value::Histogram {
-                    buckets: bounds.zip(one.duration_buckets).collect(),
-                    sum: seconds(one.duration_sum_ns),
-                }
-            }),
+            samples: each(&|one| durations(one, 1e9)),
         },
         Family {
             name: "splitway_requests_in_flight",
@@ -236,6 +247,16 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             labels: &[PORT],
             help: "What the weights of the live split add up to; 0 before the first snapshot.",
             samples: splits.iter().map(|(port, split)| sample(vec![port.clone()], Value::Count(split.total))).collect(),
+        },
+        Family {
+            name: "splitway_weight_changed_timestamp_seconds",
+            kind: Kind::Gauge,
+            labels: &[PORT],
+            help: "When the weights of the live split last became others, in seconds since the Unix epoch; missing before \
+                   the first.",
+            samples: (0..metrics.ports.len())
+                .filter_map(|number| Some(sample(vec![port(number)], unix(metrics.changed.weights(number)?))))
+                .collect(),
         },
         Family {
             name: "splitway_split_asked_ratio",
@@ -354,6 +375,20 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             samples: one(Value::Count(metrics.live.generation().0)),
         },
         Family {
+            name: "splitway_snapshot_timestamp_seconds",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "When the live snapshot was published, in seconds since the Unix epoch; missing before the first.",
+            samples: metrics.changed.published().map(unix).map_or_else(Vec::new, one),
+        },
+        Family {
+            name: "splitway_snapshot_refused",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "1 while the newest change is refused, and what was live before it serves on.",
+            samples: one(Value::Count(metrics.changed.refused.get())),
+        },
+        Family {
             name: "splitway_ready",
             kind: Kind::Gauge,
             labels: &[],
@@ -366,7 +401,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             labels: &[],
             help: "Requests and copies with more combinations of labels than are kept; missing in \
                    splitway_requests_total or splitway_mirror_requests_total only.",
-            samples: one(Value::Count(totals.versions.iter().map(|one| one.overflow + one.copies_overflow).sum())),
+            samples: one(Value::Count(totals.overflow())),
         },
         Family {
             name: "splitway_build_info",
@@ -386,9 +421,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             kind: Kind::Gauge,
             labels: &[],
             help: "When the process started, in seconds since the Unix epoch.",
-            samples: one(Value::Real(
-                metrics.started.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
-            )),
+            samples: one(unix(metrics.started)),
         },
         Family {
             name: "process_open_fds",
@@ -407,6 +440,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
     ];
     families.extend(secure::collect(metrics, &totals.proxy));
     families.extend(following::collect(metrics));
+    families.extend(aliases::collect(metrics, &totals));
     families
 }
 
@@ -441,6 +475,20 @@ fn requests(totals: &Totals, version: &VersionTotals, labels: &[Cow<'static, str
             sample([labels, &own].concat(), Value::Count(count))
         })
         .collect()
+}
+
+/// `labels`: port, version and role.
+fn responses(version: &VersionTotals, labels: &[Cow<'static, str>]) -> Vec<Sample> {
+    let all = (1..=5).flat_map(|class| [((class, "answered"), 0), ((class, "failed"), 0)]);
+    let mut counts: BTreeMap<(u16, &'static str), u64> = all.collect();
+    for (one, count) in &version.requests {
+        let outcome = if one.failure.is_none() { "answered" } else { "failed" };
+        *counts.entry((one.code / 100, outcome)).or_default() += count;
+    }
+    let of = |((class, outcome), count): ((u16, &'static str), u64)| {
+        sample([labels, &[format!("{class}xx").into(), outcome.into()]].concat(), Value::Count(count))
+    };
+    counts.into_iter().map(of).collect()
 }
 
 /// The outcomes of a live mirror are there at 0 from the start.
@@ -512,6 +560,16 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
+/// How long requests took, in units of so many nanoseconds.
+fn durations(one: &VersionTotals, unit: f64) -> Value {
+    let bounds = BUCKETS.iter().map(|ns| *ns as f64 / unit).chain([f64::INFINITY]);
+    Value::Histogram { buckets: bounds.zip(one.duration_buckets).collect(), sum: one.duration_sum_ns as f64 / unit }
+}
+
+fn unix(time: SystemTime) -> Value {
+    Value::Real(time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()))
+}
+
 /// `None` where there is no /proc.
 fn open_fds() -> Option<u64> {
     // The descriptor that reads the folder is listed, too.
@@ -529,7 +587,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::metrics::made_up;
+    use crate::metrics::{Alias, made_up};
     use crate::route::{Role, VersionHash};
 
     /// At the port without a name.
@@ -578,6 +636,11 @@ mod tests {
             include_str!("../../tests/data/metrics-rollout.txt"),
             "as below"
         );
+        let mut metrics = metrics;
+        metrics.aliases = vec![Alias::Istio, Alias::Nginx];
+        let with_aliases = collect(&metrics, false);
+        let promised = include_str!("../../tests/data/metrics-aliases.txt");
+        assert_eq!(promises(&with_aliases[with_rollout.len()..], true), promised, "as below");
         for (named_ports, promised) in [
             (false, include_str!("../../tests/data/metrics.txt")),
             (true, include_str!("../../tests/data/metrics-named-ports.txt")),
@@ -702,6 +765,9 @@ mod tests {
         for (name, labels, count) in [
             ("splitway_requests_total", &["canary", "canary", "POST", "200", "weighted", "", ""][..], 3),
             ("splitway_requests_total", &["canary", "canary", "POST", "503", "route", "testers", "connect_refused"], 3),
+            ("splitway_responses_total", &["canary", "canary", "2xx", "answered"], 3),
+            ("splitway_responses_total", &["canary", "canary", "5xx", "answered"], 0),
+            ("splitway_responses_total", &["canary", "canary", "5xx", "failed"], 3),
             ("splitway_upstream_failures_total", &["canary", "canary", "connect_refused"], 6),
             ("splitway_requests_in_flight", &["canary", "canary"], 3),
             ("splitway_split_requests_total", &["stable"], 9),

@@ -11,10 +11,12 @@
 //! Files, in reading order:
 //!
 //! * `cells`: the counters of one worker;
+//! * `versions`: the cells of all versions, and when they are given up;
 //! * `totals`: their sums over all workers, as plain numbers;
 //! * `api`: what following a Rollout counts;
 //! * `certificates`: those that listeners show, and which were refused;
 //! * `rollouts`: how they ended;
+//! * `changed`: when what is live changed last;
 //! * `scraped`: who read them last;
 //! * `account`: what the exact split was asked for and what it gave;
 //! * `notice`: the log lines about versions that get worse;
@@ -25,27 +27,40 @@ mod account;
 mod api;
 pub mod cells;
 mod certificates;
+mod changed;
 pub mod families;
 pub mod notice;
 mod rollouts;
 mod scraped;
 pub mod text;
 mod totals;
+mod versions;
 
 pub use account::{Account, VersionAccount};
-pub use api::Api;
+pub use api::{Api, Names};
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
 pub use certificates::{Certificate, Certificates, Refusal};
 pub use rollouts::{Outcome, Rollouts};
+pub use changed::Changed;
 pub use scraped::Scraped;
 pub use totals::{ProxyTotals, Totals, VersionTotals};
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
+
+use versions::Versions;
 
 use crate::route::live::Live;
 use crate::route::{PortName, Role, RouteName, VersionHash};
+
+/// Names of others, under which requests and their times are told once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// `istio_requests_total` and what belongs to it.
+    Istio,
+    /// `nginx_ingress_controller_requests` and what belongs to it.
+    Nginx,
+}
 
 /// Every counter of the process. Locks are taken on changes and scrapes only.
 pub struct Metrics {
@@ -57,15 +72,15 @@ pub struct Metrics {
     versions: Mutex<Versions>,
     routes: Mutex<Vec<RouteName>>,
     proxy: Vec<Arc<ProxyCells>>,
+    /// Set before anybody asks.
+    pub aliases: Vec<Alias>,
     pub reloads: Reloads,
     pub rollouts: Rollouts,
     pub api: Api,
     pub certificates: Certificates,
+    pub changed: Changed,
     pub scraped: Scraped,
 }
-
-/// For each port, by number, and each version and role that was ever live there: the cells of every worker.
-type Versions = BTreeMap<(usize, VersionHash, Role), Vec<Arc<VersionCells>>>;
 
 /// Counted by the change path; one writer.
 #[derive(Default)]
@@ -86,12 +101,21 @@ impl Metrics {
             versions: Mutex::default(),
             routes: Mutex::default(),
             proxy: (0..workers).map(|_| Arc::default()).collect(),
+            aliases: Vec::new(),
             reloads: Reloads::default(),
             rollouts: Rollouts::default(),
             api: Api::default(),
             certificates: Certificates::default(),
+            changed: Changed::default(),
             scraped: Scraped::default(),
         }
+    }
+
+    /// To be called when something new is live.
+    pub fn published(&self, now: SystemTime) {
+        self.changed.look(&self.live, now);
+        let mut versions = self.versions.lock().expect("no holder of this lock panics");
+        versions.look(&self.live, self.workers, Instant::now());
     }
 
     /// The cells of one worker that belong to no version.
@@ -107,11 +131,7 @@ impl Metrics {
     /// The cells of one worker for a version in a role at a port. Asking creates the series, at 0, for all workers.
     pub fn version(&self, worker: usize, port: usize, version: &VersionHash, role: Role) -> Arc<VersionCells> {
         let mut versions = self.versions.lock().expect("no holder of this lock panics");
-        versions.entry((port, version.clone(), role)).or_insert_with(|| self.fresh())[worker].clone()
-    }
-
-    fn fresh(&self) -> Vec<Arc<VersionCells>> {
-        (0..self.workers).map(|_| Arc::default()).collect()
+        versions.cells(port, version, role, self.workers)[worker].clone()
     }
 
     /// A small number for a route's name, the same for the life of the process; 0 means "no route". All names beyond

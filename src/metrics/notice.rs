@@ -23,7 +23,9 @@ pub async fn run(metrics: Weak<Metrics>) {
     loop {
         ticks.tick().await;
         let Some(metrics) = metrics.upgrade() else { return };
-        for (port, version, role, counts) in metrics.troubles() {
+        let troubles = metrics.troubles();
+        told.forget_all_but(&troubles);
+        for (port, version, role, counts) in troubles {
             let now = Instant::now();
             let Some(news) = told.news((port, version.clone(), role), counts, now) else { continue };
             let port = metrics.ports()[port].as_str();
@@ -59,13 +61,14 @@ impl Troubles {
         }
     }
 
+    /// Series that were dropped and begin anew count less than before: nothing new until they have caught up.
     fn since(&self, before: &Self) -> Self {
         Self {
-            fallbacks: self.fallbacks - before.fallbacks,
-            put_out: self.put_out - before.put_out,
-            returned: self.returned - before.returned,
-            overflow: self.overflow - before.overflow,
-            withheld: self.withheld - before.withheld,
+            fallbacks: self.fallbacks.saturating_sub(before.fallbacks),
+            put_out: self.put_out.saturating_sub(before.put_out),
+            returned: self.returned.saturating_sub(before.returned),
+            overflow: self.overflow.saturating_sub(before.overflow),
+            withheld: self.withheld.saturating_sub(before.withheld),
         }
     }
 
@@ -109,6 +112,13 @@ type Key = (usize, VersionHash, Role);
 struct Told(BTreeMap<Key, (Troubles, Instant)>);
 
 impl Told {
+    /// What was said of versions whose series were dropped is of no use any more.
+    fn forget_all_but(&mut self, troubles: &[(usize, VersionHash, Role, Troubles)]) {
+        self.0.retain(|known, _| {
+            troubles.iter().any(|(port, version, role, _)| (*port, version, *role) == (known.0, &known.1, known.2))
+        });
+    }
+
     fn news(&mut self, key: Key, counts: Troubles, now: Instant) -> Option<String> {
         let before = self.0.get(&key);
         if before.is_some_and(|(_, at)| now.duration_since(*at) < QUIET) {
@@ -126,10 +136,10 @@ impl Told {
 impl Metrics {
     fn troubles(&self) -> Vec<(usize, VersionHash, Role, Troubles)> {
         let versions = self.versions.lock().expect("no holder of this lock panics");
-        let of = |((port, version, role), cells): (&Key, &Vec<Arc<VersionCells>>)| {
-            (*port, version.clone(), *role, Troubles::of(cells))
-        };
-        versions.iter().map(of).collect()
+        versions
+            .each()
+            .map(|((port, version), role, cells)| (*port, version.clone(), role, Troubles::of(cells)))
+            .collect()
     }
 }
 

@@ -98,6 +98,7 @@ fn write_family(text: &mut String, family: &Family) -> fmt::Result {
     let kind = match family.kind {
         Kind::Counter => "counter",
         Kind::Gauge | Kind::Info => "gauge",
+        Kind::Untyped => "untyped",
         Kind::Histogram => "histogram",
     };
     writeln!(text, "# HELP {} {}", family.name, family.help.replace('\\', r"\\").replace('\n', r"\n"))?;
@@ -180,6 +181,7 @@ impl Collector for Collected {
                 Kind::Counter => (family.name.strip_suffix("_total"), MetricType::Counter),
                 Kind::Info => (family.name.strip_suffix("_info"), MetricType::Info),
                 Kind::Gauge => (None, MetricType::Gauge),
+                Kind::Untyped => (None, MetricType::Unknown),
                 Kind::Histogram => (None, MetricType::Histogram),
             };
             let mut encoder = encoder.encode_descriptor(name.unwrap_or(family.name), family.help, None, kind)?;
@@ -220,7 +222,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::families::Sample;
-    use crate::metrics::{families, made_up};
+    use crate::metrics::{Alias, families, made_up};
     use crate::route::{Role, RouteName, VersionHash};
 
     /// Reads either format strictly enough for our own text: series (name and labels, unescaped) with their numbers.
@@ -260,12 +262,13 @@ mod tests {
         all
     }
 
-    const KINDS: [(&str, Kind, &[&str]); 5] = [
+    const KINDS: [(&str, Kind, &[&str]); 6] = [
         ("a_total", Kind::Counter, &["x", "y"]),
         ("b", Kind::Gauge, &["x"]),
         ("c_seconds", Kind::Histogram, &["x"]),
         ("d_info", Kind::Info, &["x", "y"]),
         ("e", Kind::Gauge, &[]),
+        ("f_requests", Kind::Untyped, &["x"]),
     ];
 
     fn some_value(kind: Kind) -> BoxedStrategy<Value> {
@@ -278,7 +281,7 @@ mod tests {
                     sum,
                 })
                 .boxed(),
-            Kind::Counter | Kind::Gauge => {
+            Kind::Counter | Kind::Gauge | Kind::Untyped => {
                 prop_oneof![any::<u64>().prop_map(Value::Count), real.prop_map(Value::Real)].boxed()
             }
         }
@@ -334,7 +337,8 @@ mod tests {
     #[test]
     fn what_the_process_counts_is_the_same_in_both_formats() {
         let (_publisher, live) = made_up::live(&[("sta\"b\\le\n", Role::Stable, 1), ("canary", Role::Canary, 1)]);
-        let metrics = made_up::metrics(2, live);
+        let mut metrics = made_up::metrics(2, live);
+        metrics.aliases = vec![Alias::Istio, Alias::Nginx];
         metrics.version(1, 0, &VersionHash::new("canary"), Role::Canary).duration.record(3_000_000_000);
         metrics.route(&RouteName::new("testers"));
         let families = families::collect(&metrics, false);

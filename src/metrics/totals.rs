@@ -1,8 +1,10 @@
 //! What all workers counted together, as plain numbers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use super::cells::{BUCKETS, CopyLabels, Labels, QuantileCounts};
+use super::versions::Key;
 use super::{Metrics, ProxyCells, VersionCells};
 use crate::proxy::{Ending, Failure, Side};
 use crate::route::{LeadsTo, Role, VersionHash};
@@ -12,8 +14,11 @@ use crate::tls::HandshakeFailure;
 /// between.
 #[derive(Clone, Debug)]
 pub struct Totals {
-    /// Every version that was ever live, once per port and per role that it had there, in a fixed order.
+    /// Every version that has series, once per port and per role that it had there, in a fixed order.
     pub versions: Vec<VersionTotals>,
+    /// What the split gave to versions, and what labels had no room, before their series were dropped.
+    split_before: BTreeMap<Key, u64>,
+    overflow_before: u64,
     pub proxy: ProxyTotals,
     /// Names of routes; a label's route 1 is the first one.
     routes: Vec<String>,
@@ -68,27 +73,27 @@ pub struct ProxyTotals {
 
 impl Metrics {
     /// Reads and adds up all cells. Versions and mirrors of the live snapshot are there even if no worker has noticed them
-    /// yet, and whatever was there once stays.
+    /// yet; whatever was there once stays for a time (see [`super::versions`]).
     pub fn totals(&self) -> Totals {
         let mut versions = self.versions.lock().expect("no holder of this lock panics");
-        for port in 0..self.ports.len() {
-            let Some(snapshot) = self.live.current(port) else { continue };
-            for backend in snapshot.backends() {
-                versions.entry((port, backend.version.clone(), backend.role)).or_insert_with(|| self.fresh());
-            }
+        versions.look(&self.live, self.workers, Instant::now());
+        for snapshot in (0..self.ports.len()).filter_map(|port| self.live.current(port)) {
             for route in snapshot.routes() {
                 if let LeadsTo::Mirror { .. } = route.leads_to() {
                     self.route(&route.name);
                 }
             }
         }
+        let (split_before, overflow_before) = (versions.split_before(), versions.overflow_before());
         let versions = versions
-            .iter()
-            .map(|((port, version, role), cells)| VersionTotals::of(*port, version.clone(), *role, cells))
+            .each()
+            .map(|((port, version), role, cells)| VersionTotals::of(*port, version.clone(), role, cells))
             .collect();
         let routes = self.routes.lock().expect("no holder of this lock panics");
         Totals {
             versions,
+            split_before,
+            overflow_before,
             proxy: ProxyTotals::of(&self.proxy),
             routes: routes.iter().map(|name| name.as_str().to_owned()).collect(),
         }
@@ -98,7 +103,34 @@ impl Metrics {
 impl Totals {
     /// How many requests the exact split of a port gave to a version, in whatever role.
     pub fn split(&self, port: usize, version: &VersionHash) -> u64 {
-        self.versions.iter().filter(|one| one.port == port && one.version == *version).map(|one| one.split).sum()
+        let before = self.split_before.get(&(port, version.clone())).copied().unwrap_or(0);
+        self.of(port, version).map(|one| one.split).sum::<u64>() + before
+    }
+
+    /// All requests that the exact split of a port gave to anybody.
+    pub fn split_of_all(&self, port: usize) -> u64 {
+        let here = self.versions.iter().filter(|one| one.port == port).map(|one| one.split);
+        let before = self.split_before.iter().filter(|((at, _), _)| *at == port).map(|(_, split)| *split);
+        here.chain(before).sum()
+    }
+
+    /// Whether a version has series at a port.
+    pub fn has(&self, port: usize, version: &VersionHash) -> bool {
+        self.of(port, version).next().is_some()
+    }
+
+    /// Whether a version was ever live at a port, also if its series were dropped.
+    pub fn was_here(&self, port: usize, version: &VersionHash) -> bool {
+        self.has(port, version) || self.split_before.contains_key(&(port, version.clone()))
+    }
+
+    /// Requests and copies whose labels found no room.
+    pub fn overflow(&self) -> u64 {
+        self.versions.iter().map(|one| one.overflow + one.copies_overflow).sum::<u64>() + self.overflow_before
+    }
+
+    fn of(&self, port: usize, version: &VersionHash) -> impl Iterator<Item = &VersionTotals> {
+        self.versions.iter().filter(move |one| one.port == port && one.version == *version)
     }
 
     /// The name behind [`Labels::route`]; empty when no route decided.

@@ -12,7 +12,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("proxy", &["route", "metrics", "tls"]),
     ("control", &["route", "metrics"]),
     ("source", &["control", "metrics", "route", "tls"]),
-    ("config", &["source", "route", "proxy", "text", "tls"]),
+    ("config", &["source", "route", "proxy", "metrics::Alias", "text", "tls"]),
     ("lint", &["control", "route", "text"]),
     ("history", &["control", "metrics", "route"]),
     ("admin", &["control", "history", "metrics", "route", "proxy::Failure"]),

@@ -45,8 +45,8 @@ pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
 
 /// One endpoint of a version, for HTTP/1 and HTTP/2 in clear. Answers with its name, tells in `x-http` in which version it was
 /// asked, and does what the path says:
-/// `/echo` sends the request back, `/status/503` answers that status, `/bytes/1000` that many bytes, `/held` waits for
-/// [`App::release`].
+/// `/echo` sends the request back, `/status/503` answers that status, `/bytes/1000` that many bytes, `/after/30` after that
+/// many milliseconds, `/held` waits for [`App::release`].
 pub struct App {
     pub name: String,
     pub address: SocketAddr,
@@ -169,6 +169,8 @@ async fn answer(
         *answer.status_mut() = StatusCode::from_bytes(status.as_bytes()).unwrap();
     } else if let Some(length) = path.strip_prefix("/bytes/") {
         *answer.body_mut() = Full::from(vec![b'x'; length.parse().unwrap()]);
+    } else if let Some(millis) = path.strip_prefix("/after/") {
+        tokio::time::sleep(Duration::from_millis(millis.parse().unwrap())).await;
     } else if path == "/held" {
         seen.gate.acquire().await.unwrap().forget();
     } else {
@@ -257,6 +259,7 @@ impl Proxy {
             identity: Identity::random(),
             ports: vec![PortName::default()],
             following: None,
+            aliases: Vec::new(),
         };
         adjust(&mut settings);
         let (observations, receiver) = control::channel();

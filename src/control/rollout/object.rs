@@ -90,14 +90,14 @@ pub struct BlueGreen {
     pub preview_service: Option<String>,
 }
 
-/// Only whether a provider is there matters, not what it says.
+/// Only whether a provider is there matters; what it says is a name for metrics at most.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct TrafficRouting {
     pub max_traffic_weight: Option<i64>,
     pub managed_routes: Option<Vec<ManagedName>>,
     pub istio: Option<IgnoredAny>,
-    pub nginx: Option<IgnoredAny>,
+    pub nginx: Option<Nginx>,
     pub alb: Option<IgnoredAny>,
     pub smi: Option<IgnoredAny>,
     pub ambassador: Option<IgnoredAny>,
@@ -105,6 +105,13 @@ pub struct TrafficRouting {
     pub traefik: Option<IgnoredAny>,
     pub apisix: Option<IgnoredAny>,
     pub plugins: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Nginx {
+    pub stable_ingress: Option<String>,
+    pub stable_ingresses: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -269,17 +276,10 @@ pub struct Condition {
 
 impl TrafficRouting {
     pub fn has_provider(&self) -> bool {
-        let built_in = [
-            &self.istio,
-            &self.nginx,
-            &self.alb,
-            &self.smi,
-            &self.ambassador,
-            &self.app_mesh,
-            &self.traefik,
-            &self.apisix,
-        ];
-        built_in.iter().any(|provider| provider.is_some())
+        let built_in =
+            [&self.istio, &self.alb, &self.smi, &self.ambassador, &self.app_mesh, &self.traefik, &self.apisix];
+        self.nginx.is_some()
+            || built_in.iter().any(|provider| provider.is_some())
             || self.plugins.as_ref().is_some_and(|plugins| !plugins.is_empty())
     }
 }
