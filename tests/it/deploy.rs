@@ -1,7 +1,7 @@
 //! What is in `deploy/` agrees with the program: its arguments, its metrics, its version. What needs a cluster, or the tools
 //! of one, is in `tests/cluster`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -184,7 +184,9 @@ fn no_permission_is_asked_for_but_to_read() {
 
 /// The names of all metrics, each with its labels.
 fn metrics() -> BTreeMap<String, Vec<String>> {
-    let known = read("tests/data/metrics.txt");
+    let known =
+        ["metrics-named-ports", "metrics-rollout", "metrics-tls"].map(|name| read(format!("tests/data/{name}.txt")));
+    let known = known.concat();
     let mut metrics = BTreeMap::new();
     for line in known.lines() {
         let words: Vec<&str> = line.split(' ').collect();
@@ -247,6 +249,84 @@ fn what_an_analysis_asks_for_is_measured() {
         }
     }
     assert_eq!(queries, 3);
+}
+
+/// Every metric that a query names, and every label that it asks of one, is there.
+#[track_caller]
+fn is_measured(whence: &str, query: &str) {
+    /// Prometheus itself gives these to everything that it scrapes.
+    const OF_TARGETS: [&str; 3] = ["namespace", "job", "instance"];
+    let metrics = metrics();
+    let used = Regex::new(r"((?:splitway|process)_[a-z_]+)(?:\{([^}]*)\})?").expect("an expression");
+    let label = Regex::new(r#"([a-z_]+)(?:=~|!~|!=|=)""#).expect("an expression");
+    let mut names = 0;
+    for found in used.captures_iter(query) {
+        let Some(labels) = metrics.get(&found[1]) else { panic!("{whence}: there is no metric {}", &found[1]) };
+        for asked in label.captures_iter(found.get(2).map_or("", |labels| labels.as_str())) {
+            let known = OF_TARGETS.contains(&&asked[1]) || labels.contains(&asked[1].to_owned());
+            assert!(known, "{whence}: {} has no label {}", &found[1], &asked[1]);
+        }
+        names += 1;
+    }
+    assert!(names > 0, "{whence}: {query}");
+}
+
+#[test]
+fn alerts_ask_for_what_is_measured_and_say_what_to_do() {
+    let page = read("docs/alerts.md");
+    let documents = documents();
+    let rules = documents.iter().find(|(_, document)| document["kind"] == "PrometheusRule").expect("alerts");
+    let mut alerts = 0;
+    for rule in rules.1["spec"]["groups"][0]["rules"].as_array().expect("rules") {
+        let name = rule["alert"].as_str().expect("a name");
+        is_measured(name, rule["expr"].as_str().expect("a query"));
+        assert!(["warning", "critical"].contains(&rule["labels"]["severity"].as_str().expect("a severity")), "{name}");
+        for annotation in ["summary", "description"] {
+            let text = rule["annotations"][annotation].as_str().expect("a text");
+            assert!(text.ends_with('.') && text.len() < 300, "{name}: {annotation}: {text}");
+        }
+        let (file, heading) =
+            rule["annotations"]["runbook"].as_str().and_then(|pointer| pointer.split_once('#')).expect("a pointer");
+        assert_eq!(file, "docs/alerts.md", "{name}");
+        let heading = format!("## {heading}\n");
+        assert!(page.to_lowercase().contains(&heading), "{name}: the page has no {heading}");
+        assert!(page.contains(name), "{name} is not on the page");
+        alerts += 1;
+    }
+    assert!(alerts >= 10, "{alerts}");
+}
+
+#[test]
+fn the_dashboard_asks_for_what_is_measured_of_the_data_source_that_is_chosen() {
+    let text = read("deploy/chart/files/dashboard/splitway.json");
+    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(dashboard["uid"], "splitway", "links to it stay");
+    let (mut queries, mut ids, mut places) = (0, BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        let title = panel["title"].as_str().expect("a title");
+        assert!(ids.insert(panel["id"].as_u64().expect("a number")), "{title}: its number is there twice");
+        let side = |name: &str| panel["gridPos"][name].as_u64().expect("a number");
+        assert!(side("x") + side("w") <= 24, "{title} is too wide");
+        for (x, y) in
+            (side("x")..side("x") + side("w")).flat_map(|x| (side("y")..side("y") + side("h")).map(move |y| (x, y)))
+        {
+            assert!(places.insert((x, y)), "{title} lies over another one");
+        }
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            is_measured(title, target["expr"].as_str().expect("a query"));
+            queries += 1;
+        }
+    }
+    assert!(queries > 40, "{queries}");
+    each(&dashboard, &mut |map| {
+        if let Some(source) = map.get("datasource") {
+            assert_eq!(source["uid"], "${datasource}", "{map:?}");
+        }
+        if let Some(query) = map.get("expr").and_then(Value::as_str) {
+            let variables = "{namespace=~\"$namespace\",job=~\"$job\",instance=~\"$instance\"";
+            assert!(query.contains(variables), "{query} does not obey the variables");
+        }
+    });
 }
 
 #[test]

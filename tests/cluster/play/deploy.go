@@ -118,6 +118,8 @@ func chart(s *stage) error {
 		{"autoscaling", []string{"base"}, []string{"components/autoscaling"}, []string{"rollout=tracing-demo-frontend,autoscaling.enabled=true"}, ""},
 		{"monitor", []string{"base"}, []string{"components/service-monitor"}, []string{"rollout=tracing-demo-frontend,serviceMonitor.enabled=true"}, ""},
 		{"analysis", []string{"base"}, []string{"components/analysis"}, []string{"rollout=tracing-demo-frontend,analysis.enabled=true"}, ""},
+		{"rules", []string{"base"}, []string{"components/rules"}, []string{"rollout=tracing-demo-frontend,prometheusRule.enabled=true"}, ""},
+		{"dashboard", []string{"base"}, []string{"components/dashboard"}, []string{"rollout=tracing-demo-frontend,dashboard.enabled=true"}, ""},
 		{"without-pods", []string{"base"}, []string{"components/without-pods"}, []string{"rollout=tracing-demo-frontend,rbac.pods=false"}, ""},
 		{
 			"settings", []string{"base"}, []string{"components/settings"},
@@ -271,6 +273,8 @@ func (s *stage) refusals() error {
 		{"rbac.write=true", "'write' not allowed"},
 		{"networkPolicy.adminFrom=monitoring", "/networkPolicy/adminFrom"},
 		{"serviceMonitor.interval=15", "/serviceMonitor/interval"},
+		{"prometheusRule.interval=15s", "'interval' not allowed"},
+		{"dashboard.labels=grafana", "/dashboard/labels"},
 		{"analysis.prometheus=prometheus:9090", "/analysis/prometheus"},
 		{"extraArgs={run}", "/extraArgs/0"},
 		{"disruptionBudget.maxUnavailable=all", "/disruptionBudget/maxUnavailable"},
@@ -289,18 +293,23 @@ func (s *stage) refusals() error {
 }
 
 // accepted: all that is shipped is taken by the real API server, in a namespace that enforces the strictest of the Pod
-// Security Standards, without a warning. Nothing is written but the namespace and one resource definition.
+// Security Standards, without a warning. Nothing is written but the namespace and two resource definitions.
 func accepted(s *stage) error {
 	if err := s.apply("restricted.yaml"); err != nil {
 		return err
 	}
-	if err := s.apply("service-monitor-crd.yaml"); err != nil {
+	if err := s.apply("prometheus-operator-crds.yaml"); err != nil {
 		return err
 	}
-	if _, err := s.kubectl("wait", "--for", "condition=established", "--timeout", "30s", "crd/servicemonitors.monitoring.coreos.com"); err != nil {
-		return err
+	for _, definition := range []string{"servicemonitors", "prometheusrules"} {
+		if _, err := s.kubectl("wait", "--for", "condition=established", "--timeout", "30s", "crd/"+definition+".monitoring.coreos.com"); err != nil {
+			return err
+		}
 	}
-	everything := []string{"components/analysis", "components/settings", "components/autoscaling", "components/service-monitor"}
+	everything := []string{
+		"components/analysis", "components/settings", "components/autoscaling", "components/service-monitor",
+		"components/rules", "components/dashboard",
+	}
 	for _, one := range []struct {
 		name       string
 		resources  []string
@@ -380,6 +389,8 @@ var chartValues = []string{
 		"affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
 	"rbac.pods=false",
 	"serviceMonitor.enabled=true,serviceMonitor.interval=1m,serviceMonitor.labels.release=prometheus",
+	"prometheusRule.enabled=true,prometheusRule.labels.release=prometheus",
+	"dashboard.enabled=true,dashboard.annotations.grafana_folder=Rollouts",
 	"analysis.enabled=true,analysis.prometheus=https://metrics.example/prometheus",
 	"networkPolicy.adminFrom=null",
 }
