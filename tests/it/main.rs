@@ -31,6 +31,7 @@ mod mirror;
 mod names;
 mod ports;
 mod program;
+mod prometheus;
 mod promise;
 mod refuse;
 mod reload;

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use http::Request;
+use serde_json::json;
 use splitway::route::{Role, Routing};
 
+use crate::follow;
 use crate::support::{App, Client, Proxy, Wire, dead, eventually, routing, two};
 
 /// Samples by their name and labels, as written.
@@ -292,4 +294,26 @@ async fn roles_that_change_hands_start_series_of_their_own() {
         }
         assert_eq!(scrape.at(&format!("splitway_split_requests_total{{version=\"{version}\"}}")), 10.0);
     }
+}
+
+#[tokio::test]
+async fn the_names_of_others_are_those_that_the_rollout_gives() {
+    let world = follow::World::new().await;
+    let mut rollout = follow::rollout(1);
+    let nginx = json!({"nginx": {"stableIngress": "shop-ingress"}});
+    rollout["spec"]["strategy"]["canary"]["trafficRouting"] = nginx;
+    world.api.put("rollouts", rollout);
+    let proxy = world.proxy(&["--metrics-alias", "nginx,istio"]).await;
+    proxy.until("a snapshot", |config| config["generation"] != 0).await;
+    for (family, labels) in [
+        ("nginx_ingress_controller_requests", r#"namespace="services",ingress="shop-ingress",service="shop-canary""#),
+        ("nginx_ingress_controller_requests", r#"service="shop-stable",canary="",version="v1",status="200"} 0"#),
+        ("istio_requests_total", r#"destination_service="shop-stable.services.svc.cluster.local""#),
+        ("istio_requests_total", r#"destination_workload="shop-primary""#),
+    ] {
+        let scrape = Client::connect(proxy.admin).await.get("/metrics").await.text();
+        let found = scrape.lines().any(|line| line.starts_with(family) && line.contains(labels));
+        assert!(found, "no {family} with {labels}");
+    }
+    assert!(proxy.metric("splitway_weight_changed_timestamp_seconds", "").await > 1.7e9);
 }

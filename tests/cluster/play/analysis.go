@@ -12,8 +12,7 @@ import (
 )
 
 // verdicts of the shipped AnalysisTemplates, as the real controller finds them. Prometheus and the proxy's gates are doubles
-// with one answer for each version: what the queries mean, a real Prometheus tells (tests of the templates' metrics are
-// in tests/it/deploy.rs).
+// with one answer for each version: what the queries mean, a real Prometheus tells (tests/prometheus).
 func verdicts(s *stage) error {
 	d := &double{}
 	listener, err := net.Listen("tcp", gateway+":0")
