@@ -214,6 +214,9 @@ pub struct Settings {
     /// Metrics, health and more, as in 127.0.0.1:9090
     #[arg(long, env = "SPLITWAY_ADMIN", hide_env = true, value_name = "ADDRESS")]
     pub admin: Option<String>,
+    /// Ask for this file's token there
+    #[arg(long, env = "SPLITWAY_ADMIN_TOKEN_FILE", hide_env = true, value_name = "F")]
+    pub admin_token_file: Option<String>,
     /// Endpoints of the stable version, as in :9001,:9003
     #[arg(long, env = "SPLITWAY_STABLE", hide_env = true, value_name = "ENDPOINTS")]
     pub stable: Option<String>,
@@ -317,9 +320,12 @@ pub struct Explain {
     /// Ask this file
     #[arg(short, long, value_name = "FILE", required_unless_present = "admin")]
     pub config: Option<PathBuf>,
-    /// Ask the proxy that runs, through its admin listener
+    /// Ask the proxy that runs, by its admin listener
     #[arg(long, value_parser = loopback, value_name = "ADDRESS", conflicts_with = "config")]
     pub admin: Option<SocketAddr>,
+    /// With the token that it asks for
+    #[arg(long, env = "SPLITWAY_ADMIN_TOKEN_FILE", hide_env = true, value_name = "F")]
+    pub admin_token_file: Option<PathBuf>,
     /// The method
     #[arg(short, long, default_value = "GET")]
     pub method: String,
@@ -358,7 +364,10 @@ pub struct Check {
     /// Ask a proxy that runs, too, through its admin listener
     #[arg(long, value_parser = loopback, value_name = "ADDRESS")]
     pub admin: Option<SocketAddr>,
-    /// For people or for programs
+    /// With the token that it asks for
+    #[arg(long, env = "SPLITWAY_ADMIN_TOKEN_FILE", hide_env = true, value_name = "F")]
+    pub admin_token_file: Option<PathBuf>,
+    /// For people or programs
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,
 }
@@ -371,6 +380,7 @@ impl From<Settings> for splitway::config::Flags {
             rollout: given(settings.rollout),
             listen: settings.listen.into_iter().filter(|text| !text.is_empty()).collect(),
             admin: given(settings.admin),
+            admin_token_file: given(settings.admin_token_file),
             stable: given(settings.stable),
             canary: given(settings.canary),
             workers: given(settings.workers),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use splitway::admin::Token;
 use splitway::check;
 use splitway::config::RolloutName;
 use splitway::control::Sender;
@@ -81,7 +82,11 @@ impl Rollout {
 }
 
 /// Everything that `check` needs. The error is a whole explanation.
-pub async fn look_at(name: &RolloutName, flags: cli::Check) -> Result<(kube::Client, check::Settings), String> {
+pub async fn look_at(
+    name: &RolloutName,
+    flags: cli::Check,
+    token: Option<Token>,
+) -> Result<(kube::Client, check::Settings), String> {
     let (access, client, namespace) = reach(name, flags.place).await?;
     let ports: Vec<PortRef> =
         flags.ports.iter().filter(|port| !port.is_empty()).map(|port| port.parse().unwrap_or_default()).collect();
@@ -90,6 +95,7 @@ pub async fn look_at(name: &RolloutName, flags: cli::Check) -> Result<(kube::Cli
         name: name.name.clone(),
         ports: if ports.is_empty() { vec![PortRef::Default] } else { ports },
         admin: flags.admin,
+        token,
         server: access.server().await?,
     };
     Ok((client, settings))

@@ -46,7 +46,7 @@ use route::{Generation, Identity, PortName};
 pub struct Settings {
     pub proxy: proxy::Settings,
     /// `None`: no admin listener.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<admin::Settings>,
     pub identity: Identity,
     /// The application's ports that listeners stand before: at least one, none twice. One by itself needs no name.
     pub ports: Vec<PortName>,
@@ -75,7 +75,7 @@ pub fn bind(settings: Settings) -> io::Result<Bound> {
     let ports = settings.ports;
     check_ports(&ports, &settings.proxy.listeners)
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
-    let admin = settings.admin.map(|address| admin::bind(address, settings.proxy.reuse_port)).transpose()?;
+    let admin = settings.admin.map(|admin| admin::bind(admin, settings.proxy.reuse_port)).transpose()?;
     let (workers, reuse_port, following) = (settings.proxy.workers, settings.proxy.reuse_port, settings.following);
     let fronts = settings.proxy.listeners.iter().map(|listener| listener.tls.clone()).collect();
     let proxy = proxy::bind(settings.proxy)?;

@@ -260,7 +260,7 @@ async fn serve_until_told(
     };
     let bound = splitway::bind(splitway::Settings {
         proxy: config.proxy.clone(),
-        admin: config.admin,
+        admin: config.admin.clone(),
         identity,
         ports: config.ports.clone(),
         following: rollout.as_ref().map(cluster::Rollout::following),
@@ -430,7 +430,9 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
     let (explanation, next) = match (asked.admin, asked.config) {
         (Some(admin), _) => {
             let accept = if asked.json { "application/json" } else { "text/plain" };
-            let answer = run_cold(admin::ask::ask(admin, &to_target(&Asked { port: asked.port, question }), accept))?;
+            let token = token(asked.admin_token_file.as_deref())?;
+            let target = to_target(&Asked { port: asked.port, question });
+            let answer = run_cold(admin::ask::ask(admin, token.as_ref(), &target, accept))?;
             (answer.map_err(Stop::Other)?, format!("Next: curl -s http://{admin}/config"))
         }
         (None, Some(path)) => {
@@ -462,6 +464,11 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
     say(format!("{}\n", explanation.trim_end())).inspect(|_| hint(&next))
 }
 
+/// What an admin listener asks for, if it does.
+fn token(file: Option<&Path>) -> Result<Option<admin::Token>, Stop> {
+    file.map(admin::Token::read).transpose().map_err(|error| Stop::Other(format!("--admin-token-file: {error}")))
+}
+
 fn look(asked: cli::Check) -> Result<ExitCode, Stop> {
     let flags = Flags {
         rollout: Some(asked.rollout.clone()),
@@ -473,8 +480,9 @@ fn look(asked: cli::Check) -> Result<ExitCode, Stop> {
         config::from_flags(&flags).map_err(|problems| Stop::problems(problems, "Next: splitway check --help"))?;
     let name = config.rollout().cloned().ok_or_else(|| Stop::Other("expected --rollout NS/NAME".to_owned()))?;
     let output = asked.output;
+    let token = token(asked.admin_token_file.as_deref())?;
     let report = run_cold(async {
-        let (client, settings) = cluster::look_at(&name, asked).await?;
+        let (client, settings) = cluster::look_at(&name, asked, token).await?;
         Ok(splitway::check::check(&client, &settings).await)
     })?
     .map_err(Stop::Other)?;

@@ -187,8 +187,8 @@ struct Said {
 /// One version's counts, wherever they come from.
 type Counted = Vec<(String, Counts)>;
 
-/// Of this replica, and of all others if that is asked for. `port`: that of the admin listeners.
-pub async fn look(context: &Context, port: u16, asked: &Asked) -> Analysis {
+/// Of this replica, and of all others if that is asked for.
+pub async fn look(context: &Context, way: &peers::Way, asked: &Asked) -> Analysis {
     let own = match context.history.window(asked.window) {
         Ok(windowed) => windowed,
         Err(why) => {
@@ -202,7 +202,7 @@ pub async fn look(context: &Context, port: u16, asked: &Asked) -> Analysis {
     let (mut why, mut replicas) = (Vec::new(), 1);
     if asked.all {
         let following = context.following.as_ref().map(|following| following.borrow().clone());
-        match peers::ask_others(following.as_ref(), port, &asked.to_target()).await {
+        match peers::ask_others(following.as_ref(), way, &asked.to_target()).await {
             Err(none) => why.push(none),
             Ok(others) => {
                 replicas += others.answers.len();

@@ -2,7 +2,8 @@
 //!
 //! | path | answers |
 //! |---|---|
-//! | `/` | this list |
+//! | `/events` | what the dashboard shows, each second, as Server-Sent Events |
+//! | `/` | the dashboard for a browser, this list for others |
 //! | `/metrics` | Prometheus text 0.0.4, or OpenMetrics 1.0 if `Accept` prefers it |
 //! | `/healthz`, `/livez` | 200 while the process answers |
 //! | `/readyz`, `/ready` | 200 while traffic is welcome: a snapshot is live and the proxy is not draining; else 503. `?verbose` lists the conditions |
@@ -12,42 +13,40 @@
 //! | `/report` | what became of each of the last rollouts: as JSON, or as text for those who prefer `text/plain` |
 //! | `/explain` | which version a made-up request would get, and why; `?port=NAME` where there are several ports |
 //!
-//! Files: `view` is the serializable picture of `/config`; `explain` is the made-up request; `verify` judges what `/verify`
-//! asks, `analysis` compares versions, `report` is the picture of past rollouts, and `peers` asks the other replicas.
+//! Files: `listen` is the listener with its limits, `token` what it may ask for, `page` the dashboard's files and `events` what
+//! moves on it; `view` is the serializable picture of `/config`; `explain` is the made-up request; `verify` judges what
+//! `/verify` asks, `analysis` compares versions, `report` is the picture of past rollouts, and `peers` asks the other replicas.
 
 pub mod analysis;
 pub mod ask;
+mod events;
 pub mod explain;
+mod listen;
+mod page;
 mod peers;
 pub mod report;
+pub mod token;
 pub mod verify;
 pub mod view;
 
+pub use listen::{Bound, bind};
+pub use token::Token;
+
 use std::convert::Infallible;
-use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use futures_util::FutureExt;
 use http::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, USER_AGENT,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName,
+    HeaderValue, REFERRER_POLICY, RETRY_AFTER, SERVER, USER_AGENT, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
-use http_body::Body;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::control::StatusView;
 use crate::control::cluster::{Contact, Following, FollowingView};
@@ -57,7 +56,23 @@ use crate::metrics::families;
 use crate::metrics::text::Format;
 use crate::route::PortName;
 use crate::route::live::Live;
+use listen::{House, Place};
+use page::Page;
 use view::Picture;
+
+/// Where the listener is, and what it asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub address: SocketAddr,
+    /// Only who sends it is shown anything but whether the process is well.
+    pub token: Option<Token>,
+}
+
+impl From<SocketAddr> for Settings {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, token: None }
+    }
+}
 
 /// Where the answers come from.
 #[derive(Clone)]
@@ -117,139 +132,11 @@ impl State {
     }
 }
 
-/// A listener that is bound and not yet served.
-pub struct Bound {
-    listener: std::net::TcpListener,
-    address: SocketAddr,
-}
-
-/// Port 0 takes any free port. `shared`: other processes may listen on it, if they want that, too.
-pub fn bind(address: SocketAddr, shared: bool) -> io::Result<Bound> {
-    let open = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(shared)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = std::net::TcpListener::from(socket);
-        let address = listener.local_addr()?;
-        Ok(Bound { listener, address })
-    };
-    open().map_err(|error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address} for admin: {error}"))
-    })
-}
-
-/// So that no client can hold more than a little of the process, nor for long.
-#[derive(Clone, Copy)]
-struct Bounds {
-    /// Open at once; more wait in the kernel's queue until one ends.
-    connections: usize,
-    /// For the head of a request; also for the next one on a connection that is kept.
-    head: Duration,
-    /// For one connection, however busy; then it ends after the answer it is giving.
-    life: Duration,
-    /// For the last answer of a connection that has to end.
-    grace: Duration,
-}
-
-const BOUNDS: Bounds = Bounds {
-    connections: 64,
-    head: Duration::from_secs(5),
-    life: Duration::from_secs(60),
-    grace: Duration::from_secs(2),
-};
-
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
-
-/// Bytes of a request's head, and its header lines. Beyond: 431.
-const HEAD_BYTES: usize = 16 * 1024;
-const HEADER_LINES: usize = 64;
-
-impl Bound {
-    /// The address really bound.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Serves until `shutdown` is over, then for as long as open answers need, but not long. To be run on a tokio runtime.
-    pub fn serve(self, context: Context, shutdown: impl Future<Output = ()>) -> impl Future<Output = ()> {
-        self.serve_within(BOUNDS, context, shutdown)
-    }
-
-    /// The same on an address that may be shared. Once `told` that the proxy leaves, it is the successor's alone; if there is
-    /// none, it is still to be heard here that the proxy leaves.
-    pub async fn serve_until_succeeded(self, context: Context, told: impl Future<Output = ()>) {
-        let address = self.address;
-        self.serve(context.clone(), told).await;
-        let alone = bind(address, false).map(drop);
-        if let Ok(again) = alone.and_then(|()| bind(address, true)) {
-            again.serve(context, std::future::pending()).await;
-        }
-    }
-
-    async fn serve_within(self, bounds: Bounds, context: Context, shutdown: impl Future<Output = ()>) {
-        let listener = TcpListener::from_std(self.listener).expect("a bound socket can be registered");
-        let (stop, stopped) = watch::channel(false);
-        let mut connections = JoinSet::new();
-        let port = self.address.port();
-        tokio::pin!(shutdown);
-        loop {
-            tokio::select! {
-                () = &mut shutdown => break,
-                Some(_) = connections.join_next() => {}
-                accepted = listener.accept(), if connections.len() < bounds.connections => match accepted {
-                    Ok((stream, _)) => {
-                        connections.spawn(serve_connection(stream, context.clone(), port, bounds, stopped.clone()));
-                    }
-                    // Out of descriptors or memory, as a rule: wait for some to come back rather than spin.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                }
-            }
-        }
-        // What the kernel has accepted already would be lost with the socket.
-        while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-            connections.spawn(serve_connection(stream, context.clone(), port, bounds, stopped.clone()));
-        }
-        drop(listener);
-        stop.send_replace(true);
-        while connections.join_next().await.is_some() {}
-    }
-}
-
-/// `port`: our own, at which the replicas of this proxy can be asked as well.
-async fn serve_connection(
-    stream: TcpStream,
-    context: Context,
-    port: u16,
-    bounds: Bounds,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let context = &context;
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(context, port, &request).await) });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.head)
-        .max_buf_size(HEAD_BYTES)
-        .max_headers(HEADER_LINES)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        // An error here is a client that left or spoke nonsense: nobody is there to be told.
-        _ = connection.as_mut() => return,
-        _ = stopped.wait_for(|stopped| *stopped) => {}
-        () = tokio::time::sleep(bounds.life) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(bounds.grace, connection).await;
-}
-
-type Answer = Response<Full<Bytes>>;
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+type Answer = Response<Body>;
 
 /// Every path with what it shows.
-const ENDPOINTS: [(&str, &str); 11] = [
+const ENDPOINTS: [(&str, &str); 12] = [
     ("/metrics", "Prometheus metrics"),
     ("/healthz", "200 while the process answers"),
     ("/livez", "the same"),
@@ -260,23 +147,43 @@ const ENDPOINTS: [(&str, &str); 11] = [
     ("/analysis", "requests, errors and latency of each version in a window, canary against stable; for example"),
     ("/report", "what became of each of the last rollouts, as JSON or as text/plain; for example"),
     ("/explain", "which version a request would get, and why, as JSON or as text/plain; for example"),
-    ("/", "this list"),
+    ("/events", "what the dashboard shows, as it happens: Server-Sent Events"),
+    ("/", "the dashboard for a browser, this list for others"),
 ];
 
-async fn answer<B: Body>(context: &Context, port: u16, request: &Request<B>) -> Answer {
+/// Whether the process is well is told to everybody: kubelets send no token.
+const PROBES: [&str; 4] = ["/healthz", "/livez", "/readyz", "/ready"];
+
+async fn answer<B: http_body::Body>(place: &Arc<Place>, request: &Request<B>) -> Answer {
+    let house = place.house();
     let path = request.uri().path();
-    let answer = if !ENDPOINTS.iter().any(|(known, _)| *known == path) {
+    let pace = if PROBES.contains(&path) { &house.probes } else { &house.others };
+    let turn = pace.turn().await;
+    let answer = if !ENDPOINTS.iter().any(|(known, _)| *known == path) && !Page::has(path) {
         nothing_there(path)
     } else if request.method() != Method::GET && request.method() != Method::HEAD {
         only_shows(request.method())
+    } else if let Some(file) = house.page.answer(path, request.headers()) {
+        // It has nothing in it but what is in the binary.
+        file
+    } else if !PROBES.contains(&path) && path != "/" && !is_admitted(house, request) {
+        who_asks(request)
     } else if path == "/verify" {
-        verify(context, port, request.uri().query().unwrap_or_default()).await
+        drop(turn);
+        verify(house, request.uri().query().unwrap_or_default()).await
     } else if path == "/analysis" {
-        analysis(context, port, request.uri().query().unwrap_or_default()).await
+        drop(turn);
+        analysis(house, request.uri().query().unwrap_or_default()).await
+    } else if path == "/events" {
+        events(place, request)
     } else {
-        show(context, request)
+        show(&house.context, request)
     };
     finish(answer, request)
+}
+
+fn is_admitted<B>(house: &House, request: &Request<B>) -> bool {
+    house.token.as_ref().is_none_or(|token| token.admits(request.headers().get(AUTHORIZATION)))
 }
 
 fn show<B>(context: &Context, request: &Request<B>) -> Answer {
@@ -288,7 +195,11 @@ fn show<B>(context: &Context, request: &Request<B>) -> Answer {
         "/config" => json(StatusCode::OK, &Picture::take(context)),
         "/explain" => explain(context, query, wants_text(request)),
         "/report" => report(context, query, wants_text(request)),
-        _ => text(StatusCode::OK, index()),
+        _ => {
+            let mut answer = text(StatusCode::OK, index());
+            answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+            answer
+        }
     }
 }
 
@@ -296,15 +207,23 @@ fn wants_text<B>(request: &Request<B>) -> bool {
     request.headers().get(ACCEPT).is_some_and(|accept| accept == "text/plain")
 }
 
-/// What all answers have in common.
-fn finish<B: Body>(mut answer: Answer, request: &Request<B>) -> Answer {
+/// What all answers have in common. Files of the page have said already how long they are good for, and what they may do.
+fn finish<B: http_body::Body>(mut answer: Answer, request: &Request<B>) -> Answer {
     let headers = answer.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(
+    let mut unless_said = |name: HeaderName, value| {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    };
+    unless_said(CACHE_CONTROL, "no-store");
+    unless_said(
         CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     );
+    unless_said(X_CONTENT_TYPE_OPTIONS, "nosniff");
+    // Pages of others get nothing of this, not even a picture.
+    unless_said(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
+    unless_said(REFERRER_POLICY, "no-referrer");
+    // So that whoever asks a wrong address can tell.
+    unless_said(SERVER, ask::SERVER_NAME);
     if !request.body().is_end_stream() {
         // Nobody reads that body, so nothing can follow it.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -329,8 +248,7 @@ fn index() -> String {
 }
 
 fn metrics<B>(context: &Context, request: &Request<B>) -> Answer {
-    let accept: Vec<&str> =
-        request.headers().get_all(http::header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept: Vec<&str> = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = Format::wanted(&accept.join(","));
     if request.method() == Method::GET {
         let scraper = request.headers().get(USER_AGENT).and_then(|name| name.to_str().ok()).unwrap_or_default();
@@ -340,7 +258,7 @@ fn metrics<B>(context: &Context, request: &Request<B>) -> Answer {
     let mut answer = text(StatusCode::OK, format.write(families));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     // The same path has two faces.
-    answer.headers_mut().insert(http::header::VARY, HeaderValue::from_static("accept"));
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     answer
 }
 
@@ -415,7 +333,8 @@ fn explain(context: &Context, query: &str, wants_text: bool) -> Answer {
     }
 }
 
-async fn verify(context: &Context, port: u16, query: &str) -> Answer {
+async fn verify(house: &House, query: &str) -> Answer {
+    let context = &house.context;
     let asked = verify::from_query(query).and_then(|asked| asked.at(context.metrics.ports()));
     let asked = match asked {
         Ok(asked) => asked,
@@ -424,7 +343,7 @@ async fn verify(context: &Context, port: u16, query: &str) -> Answer {
     let mut report = verify::look(context, &asked);
     if asked.all {
         let following = context.following.as_ref().map(|following| following.borrow().clone());
-        report = peers::ask_all(following.as_ref(), port, &asked, report).await;
+        report = peers::ask_all(following.as_ref(), &house.way, &asked, report).await;
     }
     if !report.verified {
         // An analysis keeps the status only, so the reason is kept here.
@@ -433,9 +352,9 @@ async fn verify(context: &Context, port: u16, query: &str) -> Answer {
     json(if report.verified { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
 }
 
-async fn analysis(context: &Context, port: u16, query: &str) -> Answer {
-    match analysis::from_query(query).and_then(|asked| asked.at(context.metrics.ports())) {
-        Ok(asked) => json(StatusCode::OK, &analysis::look(context, port, &asked).await),
+async fn analysis(house: &House, query: &str) -> Answer {
+    match analysis::from_query(query).and_then(|asked| asked.at(house.context.metrics.ports())) {
+        Ok(asked) => json(StatusCode::OK, &analysis::look(&house.context, &house.way, &asked).await),
         Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", analysis::EXAMPLE)),
     }
 }
@@ -446,6 +365,31 @@ fn report(context: &Context, query: &str, wants_text: bool) -> Answer {
         Ok(reports) => json(StatusCode::OK, &reports),
         Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", report::EXAMPLE)),
     }
+}
+
+/// A stream, if there is room for one more.
+fn events<B>(place: &Arc<Place>, request: &Request<B>) -> Answer {
+    if let Some(query) = request.uri().query().filter(|query| !query.is_empty()) {
+        let remedy = "ask for /events; what came since an event is told to those who send its id in Last-Event-ID";
+        return problem(StatusCode::BAD_REQUEST, format!("expected no parameters, found {query:?}"), remedy.to_owned());
+    }
+    let bounds = &place.house().bounds;
+    let Ok(room) = place.house().streams.clone().try_acquire_owned() else {
+        let error = format!("{} streams are open, and that is the most", bounds.streams);
+        let mut full = problem(StatusCode::SERVICE_UNAVAILABLE, error, "close another dashboard, or wait".to_owned());
+        full.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        return full;
+    };
+    let known = request.headers().get(HeaderName::from_static("last-event-id"));
+    let body = match request.method() == Method::HEAD {
+        true => whole(""),
+        false => events::stream(place.clone(), room, known.and_then(|id| id.to_str().ok()).unwrap_or_default()),
+    };
+    let mut answer = Response::new(body);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // Some proxies would gather events before they pass them on.
+    answer.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    answer
 }
 
 /// The number of the port that is asked about. Not to say which one is to mean the one without a name, or the only one.
@@ -492,6 +436,17 @@ fn only_shows(method: &Method) -> Answer {
     refusal
 }
 
+fn who_asks<B>(request: &Request<B>) -> Answer {
+    let error = match request.headers().get(AUTHORIZATION) {
+        None => "expected the token that this listener asks for, found none",
+        Some(_) => "that is not the token that this listener asks for",
+    };
+    let remedy = "send it in a header, Authorization: Bearer TOKEN, as splitway does with --admin-token-file FILE";
+    let mut refusal = problem(StatusCode::UNAUTHORIZED, error.to_owned(), remedy.to_owned());
+    refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"splitway\""));
+    refusal
+}
+
 fn problem(status: StatusCode, error: String, remedy: String) -> Answer {
     json(status, &Problem { error, remedy, endpoints: Vec::new() })
 }
@@ -514,21 +469,26 @@ fn json(status: StatusCode, body: &impl Serialize) -> Answer {
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::from(body));
+    let mut answer = Response::new(whole(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
 }
 
+fn whole(body: impl Into<Bytes>) -> Body {
+    Full::from(body.into()).boxed_unsync()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::time::SystemTime;
+    use std::io::{self, Read, Write};
+    use std::time::{Duration, SystemTime};
 
     use http::header::HeaderName;
     use serde_json::{Value, json};
     use tokio::sync::{oneshot, watch};
 
+    use super::listen::{BOUNDS, Bounds, HEADER_LINES};
     use super::*;
     use crate::control::{Rejected, Status};
     use crate::metrics::made_up;
@@ -550,6 +510,10 @@ mod tests {
     impl Served {
         /// Nothing is live yet.
         fn start(bounds: Bounds) -> Self {
+            Self::start_with(bounds, None)
+        }
+
+        fn start_with(bounds: Bounds, token: Option<Token>) -> Self {
             let (publisher, live) = made_up::nothing_live();
             let (status, view) = watch::channel(Status::default());
             let metrics = Arc::new(made_up::metrics(2, live.clone()));
@@ -561,7 +525,8 @@ mod tests {
                 live,
                 following: None,
             };
-            let bound = bind(([127, 0, 0, 1], 0).into(), false).expect("there is a free port");
+            let settings = Settings { address: ([127, 0, 0, 1], 0).into(), token };
+            let bound = bind(settings, false).expect("there is a free port");
             let address = bound.address();
             let (stop, stopped) = oneshot::channel();
             let served = context.clone();
@@ -580,6 +545,11 @@ mod tests {
             let mut served = Self::start(BOUNDS);
             made_up::publish(&mut served.publisher, &[("stable", Role::Stable, 189), ("canary", Role::Canary, 11)]);
             served
+        }
+
+        /// As if a second had passed.
+        fn remember(&self) {
+            self.context.history.second();
         }
 
         fn connect(&self) -> std::net::TcpStream {
@@ -642,6 +612,10 @@ mod tests {
         for (path, _) in ENDPOINTS {
             // The one path that is nothing without a question.
             let path = if path == "/verify" { "/verify?weight=5.5" } else { path };
+            if path == "/events" {
+                // It has no end.
+                continue;
+            }
             let reply = served.get(path);
             assert_eq!(reply.status, 200, "{path}");
             assert_eq!(reply.header("cache-control"), "no-store", "{path}");
@@ -996,16 +970,202 @@ mod tests {
     }
 
     #[test]
-    fn a_full_house_empties_when_slow_clients_run_out_of_time() {
-        let served = Served::start(Bounds { connections: 3, head: Duration::from_millis(100), ..BOUNDS });
-        let _slow: Vec<_> = (0..6)
+    fn who_comes_to_a_full_house_takes_the_place_of_the_one_who_says_nothing() {
+        let served = Served::start(Bounds { connections: 3, head: Duration::from_secs(60), ..BOUNDS });
+        let slow: Vec<_> = (0..6)
             .map(|_| {
                 let mut stream = served.connect();
                 stream.write_all(b"GET /healthz HT").unwrap();
                 stream
             })
             .collect();
+        // Long before their time is over.
+        for _ in 0..10 {
+            assert_eq!(served.get("/healthz").body, "ok\n");
+        }
+        drop(slow);
+    }
+
+    /// The connection behind a stream of events, with its first event.
+    fn stream_of(served: &Served, more: &str) -> (std::net::TcpStream, String) {
+        let mut stream = served.connect();
+        stream.write_all(format!("GET /events HTTP/1.1\r\nhost: admin\r\n{more}\r\n").as_bytes()).unwrap();
+        let text = until(&mut stream, "\n\n\r\n");
+        (stream, text)
+    }
+
+    fn until(stream: &mut std::net::TcpStream, end: &str) -> String {
+        let (mut text, mut byte) = (Vec::new(), [0]);
+        while !text.ends_with(end.as_bytes()) {
+            stream.read_exact(&mut byte).expect("more of it");
+            text.push(byte[0]);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    fn data(event: &str) -> Value {
+        let line = event.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
+        serde_json::from_str(line).unwrap()
+    }
+
+    fn id(event: &str) -> &str {
+        event.lines().find_map(|line| line.strip_prefix("id: ")).expect("an id")
+    }
+
+    #[test]
+    fn a_stream_begins_with_everything_and_goes_on_with_what_is_new() {
+        let served = Served::ready();
+        let (mut stream, first) = stream_of(&served, "");
+        assert!(first.contains("content-type: text/event-stream\r\n") && first.contains("retry: 2000\n"), "{first}");
+        let all = data(&first);
+        assert_eq!(
+            (&all["whole"], &all["proxy"]["state"], &all["rollout"]),
+            (&json!(true), &json!("ready"), &Value::Null)
+        );
+        assert_eq!(all["ports"][0]["backends"][1]["weight"], 11);
+        assert_eq!(all["ports"][0]["backends"][1]["endpoints"], json!(["127.0.0.1:9002"]));
+        served.remember();
+        let next = data(&until(&mut stream, "\n\n\r\n"));
+        assert_eq!((&next["whole"], &next["proxy"]), (&Value::Null, &Value::Null), "nothing about it is new");
+        assert_eq!(next["series"], json!([[0, "canary"], [0, "stable"]]));
+        assert_eq!(next["seconds"][0][0], 1);
+        assert_eq!(next["seconds"][0][3][0], json!([0, "c", 0.055, 0, 0.0, 0, 0, null, null, 0, 0.0]));
+        served.status.send_modify(|status| status.notes = vec!["a note".to_owned()]);
+        served.remember();
+        let next = data(&until(&mut stream, "\n\n\r\n"));
+        assert_eq!((&next["proxy"]["notes"][0], &next["series"]), (&json!("a note"), &Value::Null));
+    }
+
+    #[test]
+    fn who_comes_back_hears_what_came_since() {
+        let served = Served::ready();
+        served.remember();
+        let (_, first) = stream_of(&served, "");
+        served.remember();
+        let (_, second) = stream_of(&served, &format!("last-event-id: {}\r\n", id(&first)));
+        let news = data(&second);
+        assert_eq!((&news["whole"], &news["seconds"][0][0]), (&Value::Null, &json!(2)));
+        assert_eq!(news["seconds"].as_array().map(Vec::len), Some(1));
+        assert!(news["series"].is_array() && news["proxy"].is_object(), "what the page has forgotten is told again");
+        // Of another process, or nonsense: from the beginning.
+        for stranger in ["1-2-3", "", "no id"] {
+            let (_, all) = stream_of(&served, &format!("last-event-id: {stranger}\r\n"));
+            assert_eq!((&data(&all)["whole"], &data(&all)["seconds"][1][0]), (&json!(true), &json!(2)), "{stranger}");
+        }
+    }
+
+    #[test]
+    fn streams_leave_room_for_others_and_say_so_when_there_is_none() {
+        let served = Served::start(Bounds { streams: 3, connections: 4, ..BOUNDS });
+        let mut streams: Vec<_> = (0..3).map(|_| stream_of(&served, "").0).collect();
+        let reply = served.get("/events");
+        assert_eq!((reply.status, reply.header("retry-after")), (503, "5"));
+        assert!(reply.body.contains("3 streams are open, and that is the most"), "{}", reply.body);
+        for path in ["/metrics", "/healthz", "/config"] {
+            assert!([200, 503].contains(&served.get(path).status), "{path}");
+        }
+        // Who says nothing is sent away, and who listens to a stream is not.
+        let _silent: Vec<_> = (0..5).map(|_| served.connect()).collect();
         assert_eq!(served.get("/healthz").body, "ok\n");
+        served.remember();
+        for stream in &mut streams {
+            assert!(until(stream, "\n\n\r\n").contains("data: "));
+        }
+        // A place that is free again is given again.
+        streams.pop();
+        let again = std::time::Instant::now();
+        while served.get("/events?x").status != 400 || served.ask("HEAD /events HTTP/1.1").status != 200 {
+            assert!(again.elapsed() < Duration::from_secs(20), "the place is free");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_is_cut() {
+        let served = Served::start(Bounds { streams: 1, stalled: Duration::from_millis(300), ..BOUNDS });
+        // More than the kernel keeps for it.
+        served.status.send_modify(|status| status.notes = vec!["x".repeat(16 << 20)]);
+        let mut stream = served.connect();
+        stream.write_all(b"GET /events HTTP/1.1\r\nhost: admin\r\n\r\n").unwrap();
+        let began = std::time::Instant::now();
+        // The only stream that there may be: when it is over, another one is welcome.
+        while served.ask("HEAD /events HTTP/1.1").status == 503 {
+            assert!(began.elapsed() < Duration::from_secs(20), "it is cut");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut read = Vec::new();
+        // However it ends: not with all of it.
+        let _ = stream.read_to_end(&mut read);
+        assert!(read.len() < 16 << 20, "{}", read.len());
+    }
+
+    #[test]
+    fn a_stream_ends_in_time_and_with_the_listener() {
+        let short = Duration::from_millis(100);
+        let served = Served::start(Bounds { stream_life: short, life: short, head: short, ..BOUNDS });
+        let (mut stream, _) = stream_of(&served, "");
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.ends_with("0\r\n\r\n"), "a whole answer: {rest:?}");
+
+        let mut served = Served::start(BOUNDS);
+        let (mut stream, _) = stream_of(&served, "");
+        served.stop.take().unwrap().send(()).unwrap();
+        served.thread.take().unwrap().join().unwrap();
+        rest.clear();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.ends_with("0\r\n\r\n"), "{rest:?}");
+    }
+
+    #[test]
+    fn a_browser_gets_the_page_and_others_the_list() {
+        let served = Served::ready();
+        let page = served.ask("GET / HTTP/1.1\r\naccept: text/html");
+        assert_eq!(
+            (page.header("content-type"), page.header("cache-control")),
+            ("text/html; charset=utf-8", "no-cache")
+        );
+        assert!(page.body.starts_with("<!doctype html>") && page.header("vary").contains("accept"));
+        assert!(page.header("content-security-policy").contains("script-src 'self'"));
+        for (_, file) in
+            page.body.match_indices("href=\"").chain(page.body.match_indices("src=\"")).map(|(at, found)| {
+                let rest = &page.body[at + found.len()..];
+                (at, rest.split('"').next().unwrap_or_default())
+            })
+        {
+            if file.starts_with('#') {
+                continue;
+            }
+            let reply = served.get(&format!("/{file}"));
+            assert!(reply.status != 404 || file == "requests", "{file}");
+            assert_eq!(reply.header("x-content-type-options"), "nosniff", "{file}");
+        }
+        assert_eq!(served.ask("POST /page.js HTTP/1.1").status, 405);
+    }
+
+    #[test]
+    fn a_token_is_asked_for_everything_but_the_probes_and_the_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "a-token-that-nobody-guesses").unwrap();
+        let served = Served::start_with(BOUNDS, Some(Token::read(&path).unwrap()));
+        for path in PROBES.iter().chain(&["/", "/page.js", "/nothing"]) {
+            assert!([200, 503, 404].contains(&served.get(path).status), "{path}");
+        }
+        for (path, _) in ENDPOINTS.iter().filter(|(path, _)| !PROBES.contains(path) && *path != "/") {
+            let refused = served.get(path);
+            assert_eq!(
+                (refused.status, refused.header("www-authenticate")),
+                (401, "Bearer realm=\"splitway\""),
+                "{path}"
+            );
+            let wrong = served.ask(&format!("GET {path} HTTP/1.1\r\nauthorization: Bearer not-the-token"));
+            assert!(wrong.status == 401 && wrong.body.contains("that is not the token"), "{path}");
+        }
+        for path in ["/metrics", "/config"] {
+            let head = format!("GET {path} HTTP/1.1\r\nauthorization: Bearer a-token-that-nobody-guesses");
+            assert_eq!(served.ask(&head).status, 200, "{path}");
+        }
+        assert!(stream_of(&served, "authorization: Bearer a-token-that-nobody-guesses\r\n").1.contains("200 OK"));
     }
 
     #[test]
@@ -1034,8 +1194,8 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_named_in_the_error() {
-        let first = bind(([127, 0, 0, 1], 0).into(), false).unwrap();
-        let error = bind(first.address(), false).err().expect("the port is taken");
+        let first = bind(SocketAddr::from(([127, 0, 0, 1], 0)).into(), false).unwrap();
+        let error = bind(first.address().into(), false).err().expect("the port is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().starts_with(&format!("cannot listen on {} for admin: ", first.address())));
     }

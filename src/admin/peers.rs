@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::ask;
+use super::token::Token;
 use super::verify::{Asked, Question, Report};
 use crate::control::cluster::Following;
 
@@ -79,9 +81,26 @@ impl From<&Report> for Said {
     }
 }
 
-/// `own`: what this replica says. `port`: that of its admin listener.
-pub async fn ask_all(following: Option<&Following>, port: u16, asked: &Asked, own: Report) -> Report {
-    let others = match ask_others(following, port, &asked.to_target()).await {
+/// How the others are asked: at the port of our own admin listener and with its token, for theirs are the same.
+pub struct Way {
+    port: u16,
+    token: Option<Token>,
+    /// A question here is one to each of them, so few are asked at once; others wait.
+    few: Semaphore,
+}
+
+/// Questions to all replicas that are asked at once.
+const AT_ONCE: usize = 4;
+
+impl Way {
+    pub fn new(port: u16, token: Option<Token>) -> Self {
+        Self { port, token, few: Semaphore::new(AT_ONCE) }
+    }
+}
+
+/// `own`: what this replica says.
+pub async fn ask_all(following: Option<&Following>, way: &Way, asked: &Asked, own: Report) -> Report {
+    let others = match ask_others(following, way, &asked.to_target()).await {
         Ok(others) => others,
         Err(why) => return Report { verified: false, why: vec![why], ..own },
     };
@@ -104,18 +123,19 @@ pub struct Others {
 pub type Answered = Result<(StatusCode, String), String>;
 
 /// Why nobody can be asked is an error for people.
-pub async fn ask_others(following: Option<&Following>, port: u16, target: &str) -> Result<Others, String> {
+pub async fn ask_others(following: Option<&Following>, way: &Way, target: &str) -> Result<Others, String> {
     let peers = following.map_or(&[][..], |following| &following.peers);
     if let Some(why) = cannot_ask(peers) {
         return Err(why);
     }
     let own = following.and_then(|following| peers.get(following.turn?.index() as usize).copied());
+    let _one_of_few = way.few.acquire().await.expect("it is never closed");
     let mut asking = JoinSet::new();
     for peer in peers.iter().filter(|peer| Some(**peer) != own) {
-        let (address, target) = (SocketAddr::new(*peer, port), target.to_owned());
-        asking.spawn(async move { (address, ask_one(address, &target).await) });
+        let (address, target, token) = (SocketAddr::new(*peer, way.port), target.to_owned(), way.token.clone());
+        asking.spawn(async move { (address, ask_one(address, token.as_ref(), &target).await) });
     }
-    let own = own.map(|address| SocketAddr::new(address, port));
+    let own = own.map(|address| SocketAddr::new(address, way.port));
     Ok(Others { own, answers: asking.join_all().await })
 }
 
@@ -131,8 +151,8 @@ fn cannot_ask(peers: &[IpAddr]) -> Option<String> {
     }
 }
 
-async fn ask_one(address: SocketAddr, target: &str) -> Answered {
-    let exchange = ask::exchange(address, target, "application/json", MAX_ANSWER_BYTES);
+async fn ask_one(address: SocketAddr, token: Option<&Token>, target: &str) -> Answered {
+    let exchange = ask::exchange(address, token, target, "application/json", MAX_ANSWER_BYTES);
     match tokio::time::timeout(PATIENCE, exchange).await {
         Err(_) => Err(format!("no answer within {PATIENCE:?}")),
         Ok(Err(error)) => Err(format!("cannot be asked: {error}; its admin listener must be on the pod's address")),
@@ -197,7 +217,7 @@ mod tests {
         let following = Following { peers, turn: crate::route::picker::Turn::new(0, 1), ..Following::default() };
         let asked = Asked { question: drained(), port: None, all: true };
         let own = Report { verified: true, known: Some(true), open: Some(0), ..Report::default() };
-        let report = ask_all(Some(&following), 9090, &asked, own).await;
+        let report = ask_all(Some(&following), &Way::new(9090, None), &asked, own).await;
         assert!(report.verified && report.why.is_empty(), "{report:?}");
         let address = report.replicas[0].address.map(|address| address.to_string());
         assert_eq!(address.as_deref(), Some("[2001:db8::1]:9090"));

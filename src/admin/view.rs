@@ -275,7 +275,7 @@ impl Picture {
 }
 
 impl Rollout {
-    fn of(following: &Following) -> Self {
+    pub(super) fn of(following: &Following) -> Self {
         let (api, lost_since, error) = match &following.contact {
             Contact::Connecting => ("connecting", None, None),
             Contact::Connected => ("connected", None, None),
@@ -315,7 +315,7 @@ impl Tls {
 }
 
 impl Refused {
-    fn of((at, rejected): (SystemTime, control::Rejected)) -> Self {
+    pub(super) fn of((at, rejected): (SystemTime, control::Rejected)) -> Self {
         Self { at: time(at), origin: rejected.origin, message: rejected.message }
     }
 }

@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::admin::ask::ask;
+use crate::admin::token::Token;
 use crate::source::kube::{Client, Look, PortRef};
 
 pub use id::Id;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub ports: Vec<PortRef>,
     /// Of the proxy that is asked, too.
     pub admin: Option<SocketAddr>,
+    /// That it asks for.
+    pub token: Option<Token>,
     /// Where the API server is, for people.
     pub server: String,
 }
@@ -63,12 +66,16 @@ pub async fn check(client: &Client, settings: &Settings) -> Report {
         of_proxies.for_each(|id| made.skip(id, "say --admin ADDRESS to ask a proxy that runs"));
         return Report::of(settings.rollout(), made);
     };
-    let mut answers = answers(admin).await;
+    let mut answers = answers(admin, settings.token.as_ref()).await;
     let deadline = Instant::now() + SETTLES_WITHIN;
     while answers.config.is_ok() && look.rollout().is_some() && !proxy::settled(&answers, &look, settings) {
         tokio::time::sleep(BETWEEN_LOOKS).await;
-        let again =
-            async { (Look::take(client, &settings.namespace, &settings.name).await, self::answers(admin).await) };
+        let again = async {
+            (
+                Look::take(client, &settings.namespace, &settings.name).await,
+                self::answers(admin, settings.token.as_ref()).await,
+            )
+        };
         // Who has become silent in the meantime changes nothing about what was seen.
         match tokio::time::timeout_at(deadline, again).await {
             Ok((newer_look, newer_answers)) => (look, answers) = (newer_look, newer_answers),
@@ -81,10 +88,10 @@ pub async fn check(client: &Client, settings: &Settings) -> Report {
 }
 
 /// `/config` first: our own reading of `/metrics` must not look like a scrape. (It is told apart by its name, too.)
-async fn answers(admin: SocketAddr) -> Answers {
-    let config = ask(admin, "/config", "application/json").await;
+async fn answers(admin: SocketAddr, token: Option<&Token>) -> Answers {
+    let config = ask(admin, token, "/config", "application/json").await;
     let metrics = match &config {
-        Ok(_) => ask(admin, "/metrics", "text/plain").await,
+        Ok(_) => ask(admin, token, "/metrics", "text/plain").await,
         Err(error) => Err(error.clone()),
     };
     let config = config.and_then(|text| {

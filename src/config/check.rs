@@ -18,6 +18,7 @@ use super::written::{
     ValueMatch, Weights,
 };
 use super::{Beside, Config, Log, LogFormat, Replica, What};
+use crate::admin;
 use crate::metrics::Alias;
 use crate::proxy::{self, Listener};
 use crate::route::bucket::{self, BucketCookie, SameSite};
@@ -204,14 +205,24 @@ impl Checking<'_> {
         }
     }
 
-    fn admin(&mut self, file: &File, listeners: &[Listening]) -> Option<SocketAddr> {
-        let leaf = file.admin.get()?.address.get()?;
+    fn admin(&mut self, file: &File, listeners: &[Listening]) -> Option<admin::Settings> {
+        let written = file.admin.get()?;
+        let token = written.token_file.get().map(|leaf| {
+            let read = admin::Token::read(&self.folder.join(&leaf.value));
+            read.map_err(|error| self.complain(&leaf.at, Complaint::new(error)))
+        });
+        let token = token.transpose();
+        if written.address.is_absent() {
+            let complaint = Complaint::new("a token is asked for, and there is no admin listener");
+            self.complain(&written.at, complaint.help("say where it listens: --admin 127.0.0.1:9090"));
+        }
+        let leaf = written.address.get()?;
         if let Some(listener) = listeners.iter().find(|listener| overlap(listener.address, leaf.value)) {
             let complaint = Complaint::new(format!("{} is a listener's address too", leaf.value));
             let complaint = complaint.also(&listener.at, "traffic is listened for here");
             self.problems.add(&leaf.at, complaint.help("choose another port for one of the two"));
         }
-        Some(leaf.value)
+        Some(admin::Settings { address: leaf.value, token: token.ok()? })
     }
 
     fn backends(&mut self, file: &File) -> Option<Vec<DeclaredBackend>> {

@@ -6,7 +6,7 @@ use super::name::BackendName;
 use super::node::Node;
 use super::problem::{At, Complaint, Problems, quoted};
 use super::read::{Field, List, Named, NonEmpty, Read};
-use super::written::{Admin, Backend, File, Listener};
+use super::written::{Backend, File, Listener};
 use crate::route::weight::{Weight, percentage};
 use crate::route::{MAX_TOTAL, Role};
 
@@ -19,6 +19,8 @@ pub struct Flags {
     pub listen: Vec<String>,
     /// `--admin`.
     pub admin: Option<String>,
+    /// `--admin-token-file`.
+    pub admin_token_file: Option<String>,
     /// `--stable`: endpoints separated by commas, then perhaps `=` and a weight, as in `:9001,:9002=94.5%`.
     pub stable: Option<String>,
     /// `--canary`: the same for the canary.
@@ -72,9 +74,17 @@ impl Flags {
 
     fn listeners(&self, file: &mut File, problems: &mut Problems) {
         if let Some(text) = &self.admin {
-            let mut admin = Admin::default();
+            let admin = file.admin.get_mut_or_default();
             admin.at = set("--admin", text, &mut admin.address, problems);
-            file.admin = Field::Given(admin);
+        }
+        if let Some(text) = &self.admin_token_file {
+            let admin = file.admin.get_mut_or_default();
+            // Names in a file begin at its folder, and those of flags where we are.
+            let path = std::path::absolute(text).unwrap_or_else(|_| text.into()).display().to_string();
+            let at = set("--admin-token-file", &path, &mut admin.token_file, problems);
+            if admin.address.is_absent() {
+                admin.at = at;
+            }
         }
         if self.listen.is_empty() {
             return;

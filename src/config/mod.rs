@@ -32,7 +32,6 @@ pub use crate::text::problem::{Problem, Problems};
 pub use flags::Flags;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::metrics::Alias;
@@ -41,7 +40,7 @@ use crate::route::picker::Turn;
 use crate::route::transport::Tls;
 use crate::text::{node, problem};
 use crate::tls::{Contents, Front, front};
-use crate::{proxy, source};
+use crate::{admin, proxy, source};
 use problem::Complaint;
 use read::Read as _;
 
@@ -60,7 +59,7 @@ pub struct Config {
     /// Takes effect at start only; a reload that changes it says so and leaves it.
     pub proxy: proxy::Settings,
     /// At start only.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<admin::Settings>,
     /// At start only.
     pub replica: Option<Replica>,
     /// At start only.

@@ -55,7 +55,7 @@ fn the_examples_are_good() {
 fn the_first_example_means_what_it_says() {
     let config = load(&here("examples/splitway.yaml"), &Flags::default()).unwrap();
     assert_eq!(config.proxy.listeners, [proxy::Listener::plain("127.0.0.1:8080".parse().unwrap(), 0)]);
-    assert_eq!(config.admin, Some("127.0.0.1:9090".parse().unwrap()));
+    assert_eq!(config.admin.as_ref().unwrap().address.to_string(), "127.0.0.1:9090");
     let declared = &declared(&config);
     assert_eq!(declared.split.to_string(), "stable 945, canary 55 of 1000");
     let roles: Vec<_> = declared.backends.iter().map(|backend| backend.role).collect();
@@ -427,7 +427,7 @@ fn flags_override_the_file() {
     let config = load(&here("examples/full.yaml"), &flags).unwrap_or_else(|problems| panic!("{problems}"));
     let seconds = std::time::Duration::from_secs;
     assert_eq!(config.proxy.listeners.len(), 2);
-    assert_eq!(config.admin, Some("0.0.0.0:3".parse().unwrap()));
+    assert_eq!(config.admin.as_ref().unwrap().address.to_string(), "0.0.0.0:3");
     assert_eq!(config.proxy.workers, 3);
     assert!(config.proxy.reuse_port);
     assert_eq!(config.proxy.drain, proxy::Drain { delay: seconds(0), timeout: seconds(60) });

@@ -178,6 +178,11 @@ written! {
             /// An IP address and a port; port 0 is any free one. `:9090` is `0.0.0.0:9090`: all IPv4 interfaces.
             "address" address: Leaf<ListenAddress>;
         }
+        optional {
+            /// A file with a token. Then only those who send it (`Authorization: Bearer TOKEN`) are shown anything but
+            /// whether the process is well. Read again when it changes. Default: none is asked for.
+            "token-file" token_file: Leaf<Text>;
+        }
     }
 
     /// One version of the application.

@@ -136,7 +136,7 @@ fn bind(options: &Options, following: FollowingView) -> io::Result<(Bound, Vec<M
             reuse_port: false,
             drain: proxy::Drain::default(),
         },
-        admin: Some(free("admin listener", options.admin)),
+        admin: Some(free("admin listener", options.admin).into()),
         identity: Identity::random(),
         ports: vec![PortName::default()],
         following: Some(following),
@@ -149,8 +149,8 @@ fn announce(options: &Options, running: &Running, moved: &[Moved]) -> io::Result
     let proxy = running.listeners()[0];
     let admin = running.admin().map(|address| address.to_string()).unwrap_or_default();
     let mut out = io::stdout().lock();
+    writeln!(out, "open    http://{admin}/")?;
     writeln!(out, "proxy   http://{proxy}/")?;
-    writeln!(out, "admin   http://{admin}/")?;
     for Moved { what, wished, why } in moved {
         writeln!(out, "        not {wished} for the {what}: {why}")?;
     }

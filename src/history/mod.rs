@@ -150,7 +150,7 @@ impl History {
         }
     }
 
-    fn second(&self) {
+    pub(crate) fn second(&self) {
         let reading = self.read();
         let mut kept = self.kept.lock().expect("no holder of this lock panics");
         self.look(&mut kept, &reading);
@@ -273,6 +273,13 @@ impl History {
             },
         }
     }
+}
+
+/// Seconds for tests of what is made of them.
+#[cfg(test)]
+pub(crate) mod made_up {
+    use super::*;
+    pub(crate) use seconds::made_up as second;
 }
 
 async fn changed(following: &mut Option<FollowingView>) {

@@ -136,6 +136,27 @@ impl Seconds {
     }
 }
 
+/// A second in which one version was asked for so much, and answered so many requests.
+#[cfg(test)]
+pub(crate) fn made_up(number: u64, version: &str, asked: f64, requests: u64) -> Second {
+    let version = VersionSecond {
+        port: 0,
+        version: VersionHash::new(version),
+        role: Some(Role::Stable),
+        asked,
+        error_in_requests: 0.0,
+        in_flight: 0,
+        requests,
+        errors: 0,
+        sent: requests,
+        asked_requests: requests as f64,
+        tries: 0,
+        failed_tries: 0,
+        durations: Box::default(),
+    };
+    Second { number, at: SystemTime::UNIX_EPOCH, length: Duration::from_secs(1), versions: vec![version] }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

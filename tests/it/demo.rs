@@ -19,8 +19,8 @@ fn the_demo_walks_its_steps_once_and_is_exact() {
     let said = run(&[&["demo", "--once", "--step", "500ms", "--rate", "200"], &ANYWHERE[..]].concat());
     assert_eq!((said.code, said.err.as_str()), (0, ""), "{}", said.out);
     let lines: Vec<&str> = said.out.lines().collect();
-    assert!(lines[0].starts_with("proxy   http://127.0.0.1:"), "{}", said.out);
-    assert!(lines[1].starts_with("admin   http://127.0.0.1:"), "{}", said.out);
+    assert!(lines[0].starts_with("open    http://127.0.0.1:"), "{}", said.out);
+    assert!(lines[1].starts_with("proxy   http://127.0.0.1:"), "{}", said.out);
     assert!(lines[2].starts_with("try     curl -i http://127.0.0.1:"), "{}", said.out);
     let heading = lines.iter().position(|line| line.starts_with("step ")).expect("a heading");
     for name in ["asked", "sent", "error", "stable/s", "canary/s", "p50 ms", "p99 ms", "failed", "lost"] {
@@ -47,7 +47,7 @@ async fn a_failing_canary_shows_in_the_table_and_in_the_metrics() {
     let mut admin = None;
     loop {
         let line = demo.line().await.expect("the demo goes on");
-        if let Some(url) = line.strip_prefix("admin   http://") {
+        if let Some(url) = line.strip_prefix("open    http://") {
             admin = url.trim_end_matches('/').parse::<SocketAddr>().ok();
         }
         if line.starts_with(" 2/5") && number(&line, 8) > 0.0 {
@@ -97,7 +97,7 @@ async fn a_port_in_use_is_told_and_another_one_is_taken() {
     }
     let address =
         |line: &str| line.split("http://").nth(1).unwrap().trim_end_matches('/').parse::<SocketAddr>().unwrap();
-    let bound = [address(&lines[0]), address(&lines[1])];
+    let bound = [address(&lines[1]), address(&lines[0])];
     assert!(!bound.iter().any(|address| wished.contains(address)), "{lines:?}");
     assert!(lines[2].contains(&format!("not {listen} for the proxy: ")) && lines[2].contains("in use"), "{lines:?}");
     assert!(lines[3].contains(&format!("not {admin} for the admin listener: ")), "{lines:?}");

@@ -255,7 +255,7 @@ impl Proxy {
                 reuse_port: false,
                 drain: Drain { delay: Duration::ZERO, timeout: Duration::from_secs(10) },
             },
-            admin: Some(loopback),
+            admin: Some(loopback.into()),
             identity: Identity::random(),
             ports: vec![PortName::default()],
             following: None,
