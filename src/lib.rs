@@ -1,6 +1,6 @@
 //! Splitway: an exact HTTP traffic split in front of the versions of one application.
 //!
-//! Two paths, and three wires between them.
+//! Two paths, and four wires between them.
 //!
 //! **One request** (hot): [`proxy`] accepts it on one worker's thread, asks the live [`route::Snapshot`] for a decision,
 //! sends it to an endpoint of that version and streams both bodies. Begin with `proxy/request.rs`.
@@ -8,9 +8,10 @@
 //! **One change** (cold): a [`source`] sends what it saw to [`control`], which compiles it into a snapshot and publishes
 //! that with one pointer. Begin with `control/mod.rs`.
 //!
-//! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), and the stage of the drain. [`history`]
-//! remembers what has been, [`admin`] shows all of it and steers nothing. [`config`] turns what people write into settings; [`lint`] tells what would go wrong
-//! with a Rollout, and [`check`] why one cannot be followed; [`demo`] uses the crate as a stranger would.
+//! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), what is told of single requests
+//! ([`record`], hot to cold), and the stage of the drain. [`history`] remembers what has been, [`admin`] shows all of it and
+//! steers nothing. [`config`] turns what people write into settings; [`lint`] tells what would go wrong with a Rollout, and
+//! [`check`] why one cannot be followed; [`demo`] uses the crate as a stranger would.
 //!
 //! This file is the only place that knows every room.
 
@@ -25,6 +26,7 @@ pub mod history;
 pub mod lint;
 pub mod metrics;
 pub mod proxy;
+pub mod record;
 pub mod route;
 pub mod source;
 pub mod text;
@@ -113,9 +115,12 @@ impl Bound {
         let (publisher, live): (Publisher, Live) = route::live::channel(self.ports.len());
         let metrics = Arc::new(Metrics::new(self.workers, live.clone(), self.ports));
         let (status, status_view) = tokio::sync::watch::channel(control::Status::default());
-        let proxy = self.proxy.run(&live, &metrics)?;
+        let (records, received) = record::channel();
+        let recent = record::Recent::default();
+        let proxy = self.proxy.run(&live, &metrics, &records)?;
         let readiness = admin::Readiness::new(live.clone());
         tokio::spawn(metrics::notice::run(Arc::downgrade(&metrics)));
+        tokio::spawn(received.run(recent.clone(), metrics.clone()));
         let history = Arc::new(History::new(metrics.clone(), live.clone(), self.following.clone()));
         let told = history.clone();
         let tell = move |news: control::News<'_>| told.tell(news);
@@ -134,6 +139,7 @@ impl Bound {
                 readiness: readiness.clone(),
                 following: self.following,
                 history: history.clone(),
+                recent,
             };
             tokio::spawn(admin.serve_until_succeeded(context, async {
                 if told.await.is_err() {

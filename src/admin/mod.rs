@@ -11,15 +11,18 @@
 //! | `/analysis` | what every version has counted in a window of time, canary against stable, as JSON; with `all=true` of every ready replica |
 //! | `/report` | what became of each of the last rollouts: as JSON, or as text for those who prefer `text/plain` |
 //! | `/explain` | which version a made-up request would get, and why; `?port=NAME` where there are several ports |
+//! | `/requests` | the last requests with what became of them and why, newest first; `?version=`, `role=`, `reason=` choose |
 //!
 //! Files: `view` is the serializable picture of `/config`; `explain` is the made-up request; `verify` judges what `/verify`
-//! asks, `analysis` compares versions, `report` is the picture of past rollouts, and `peers` asks the other replicas.
+//! asks, `analysis` compares versions, `report` is the picture of past rollouts, and `peers` asks the other replicas;
+//! `requests` chooses among the last requests.
 
 pub mod analysis;
 pub mod ask;
 pub mod explain;
 mod peers;
 pub mod report;
+mod requests;
 pub mod verify;
 pub mod view;
 
@@ -55,6 +58,7 @@ use crate::history::History;
 use crate::metrics::Metrics;
 use crate::metrics::families;
 use crate::metrics::text::Format;
+use crate::record::Recent;
 use crate::route::PortName;
 use crate::route::live::Live;
 use view::Picture;
@@ -69,6 +73,8 @@ pub struct Context {
     /// Only where a Rollout is followed.
     pub following: Option<FollowingView>,
     pub history: Arc<History>,
+    /// The last requests.
+    pub recent: Recent,
 }
 
 /// Whether traffic is welcome.
@@ -249,7 +255,7 @@ async fn serve_connection(
 type Answer = Response<Full<Bytes>>;
 
 /// Every path with what it shows.
-const ENDPOINTS: [(&str, &str); 11] = [
+const ENDPOINTS: [(&str, &str); 12] = [
     ("/metrics", "Prometheus metrics"),
     ("/healthz", "200 while the process answers"),
     ("/livez", "the same"),
@@ -260,6 +266,7 @@ const ENDPOINTS: [(&str, &str); 11] = [
     ("/analysis", "requests, errors and latency of each version in a window, canary against stable; for example"),
     ("/report", "what became of each of the last rollouts, as JSON or as text/plain; for example"),
     ("/explain", "which version a request would get, and why, as JSON or as text/plain; for example"),
+    ("/requests", "the last requests, as JSON: what became of each, and why; for example"),
     ("/", "this list"),
 ];
 
@@ -288,6 +295,10 @@ fn show<B>(context: &Context, request: &Request<B>) -> Answer {
         "/config" => json(StatusCode::OK, &Picture::take(context)),
         "/explain" => explain(context, query, wants_text(request)),
         "/report" => report(context, query, wants_text(request)),
+        "/requests" => match requests::from_query(query) {
+            Ok(asked) => json(StatusCode::OK, &asked.of(&context.recent)),
+            Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", requests::EXAMPLE)),
+        },
         _ => text(StatusCode::OK, index()),
     }
 }
@@ -321,6 +332,7 @@ fn index() -> String {
             "/verify" => verify::EXAMPLE,
             "/analysis" => analysis::EXAMPLE,
             "/report" => report::EXAMPLE,
+            "/requests" => requests::EXAMPLE,
             _ => continue,
         };
         lines.push_str(&format!("{:<10} {example}\n", ""));
@@ -560,6 +572,7 @@ mod tests {
                 readiness: Readiness::new(live.clone()),
                 live,
                 following: None,
+                recent: Recent::default(),
             };
             let bound = bind(([127, 0, 0, 1], 0).into(), false).expect("there is a free port");
             let address = bound.address();

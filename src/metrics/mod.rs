@@ -128,6 +128,13 @@ impl Metrics {
         });
         known as u16 + 1
     }
+
+    /// The name behind such a number.
+    pub fn route_name(&self, number: u16) -> Option<String> {
+        let index = usize::from(number.checked_sub(1)?);
+        let routes = self.routes.lock().expect("no holder of this lock panics");
+        Some(routes.get(index).map_or("_OTHER", RouteName::as_str).to_owned())
+    }
 }
 
 /// Snapshots for tests of metrics and of the views that show them.

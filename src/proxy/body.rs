@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
 
 use super::Failure;
+use super::draft::{self, Draft, Outcome};
 use super::exchange::Exchange;
 use super::grpc::{self, Status};
 use super::headers;
@@ -50,6 +51,10 @@ pub struct Account {
     /// What the answer's head says of the call: its last word, unless trailers come.
     said: Option<Status>,
     started: Instant,
+    /// What is written down of it, if somebody wants to hear of it.
+    pub draft: Option<Box<Draft>>,
+    /// What the client was told, if it was.
+    told: Option<u16>,
 }
 
 /// No answer was sent. The number that nginx has made known for that.
@@ -74,6 +79,8 @@ impl Account {
             grpc: false,
             said: None,
             started: Instant::now(),
+            draft: None,
+            told: None,
         }
     }
 
@@ -103,10 +110,17 @@ impl Account {
         self.labels.reason == Reason::Fallback
     }
 
-    /// The head of the answer is there.
-    pub fn answered(&mut self, status: StatusCode, failure: Option<Failure>) {
+    /// The head of the answer is there. `told`: its status on the wire.
+    pub fn answered(&mut self, status: StatusCode, told: StatusCode, failure: Option<Failure>) {
         self.labels.code = status.as_u16();
         self.labels.failure = failure;
+        self.told = Some(told.as_u16());
+    }
+
+    /// Whether anybody is told of it: it was asked for, or went wrong.
+    #[inline]
+    fn is_written_down(&self) -> bool {
+        self.draft.is_some() || self.labels.failure.is_some() || self.labels.code >= 500
     }
 }
 
@@ -118,6 +132,12 @@ impl Drop for Account {
         {
             twin.cut();
         }
+        let duration = self.started.elapsed();
+        if self.is_written_down() {
+            let Self { labels, told: status, ref target, .. } = *self;
+            let outcome = Outcome { labels, status, target: target.as_deref(), duration };
+            draft::finish(&self.worker.pen, self.draft.take(), &self.state, &outcome);
+        }
         let Some(target) = &self.target else {
             if let Some(failure) = self.labels.failure {
                 self.worker.cells.refused[failure as usize].add(1);
@@ -126,7 +146,7 @@ impl Drop for Account {
         };
         let cells = &target.cells;
         if self.counted {
-            let ns = self.started.elapsed().as_nanos() as u64;
+            let ns = duration.as_nanos() as u64;
             cells.requests.count(self.labels);
             cells.duration.record(ns);
             cells.quantiles.record(ns);

@@ -34,6 +34,7 @@ mod program;
 mod promise;
 mod refuse;
 mod reload;
+mod requests;
 mod rollout;
 mod routes;
 mod rules;
