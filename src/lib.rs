@@ -54,6 +54,8 @@ pub struct Settings {
     pub ports: Vec<PortName>,
     /// How following a Rollout goes, if one is followed.
     pub following: Option<FollowingView>,
+    /// Who wants to hear of single requests.
+    pub record: record::Settings,
 }
 
 /// Every socket is open, nothing runs.
@@ -65,6 +67,7 @@ pub struct Bound {
     workers: usize,
     reuse_port: bool,
     following: Option<FollowingView>,
+    record: record::Settings,
     /// What each listener shows its clients.
     fronts: Vec<Option<tls::Front>>,
 }
@@ -78,7 +81,8 @@ pub fn bind(settings: Settings) -> io::Result<Bound> {
     let (workers, reuse_port, following) = (settings.proxy.workers, settings.proxy.reuse_port, settings.following);
     let fronts = settings.proxy.listeners.iter().map(|listener| listener.tls.clone()).collect();
     let proxy = proxy::bind(settings.proxy)?;
-    Ok(Bound { proxy, admin, identity: settings.identity, ports, workers, reuse_port, following, fronts })
+    let (identity, record) = (settings.identity, settings.record);
+    Ok(Bound { proxy, admin, identity, ports, workers, reuse_port, following, record, fronts })
 }
 
 /// Whether the ports are told apart by their names, and every listener stands before one of them.
@@ -115,12 +119,13 @@ impl Bound {
         let (publisher, live): (Publisher, Live) = route::live::channel(self.ports.len());
         let metrics = Arc::new(Metrics::new(self.workers, live.clone(), self.ports));
         let (status, status_view) = tokio::sync::watch::channel(control::Status::default());
-        let (records, received) = record::channel();
+        let (records, received) = record::channel(self.record);
         let recent = record::Recent::default();
+        let last_words = received.run(recent.clone(), metrics.clone())?;
         let proxy = self.proxy.run(&live, &metrics, &records)?;
+        let last_words = tokio::spawn(last_words);
         let readiness = admin::Readiness::new(live.clone());
         tokio::spawn(metrics::notice::run(Arc::downgrade(&metrics)));
-        tokio::spawn(received.run(recent.clone(), metrics.clone()));
         let history = Arc::new(History::new(metrics.clone(), live.clone(), self.following.clone()));
         let told = history.clone();
         let tell = move |news: control::News<'_>| told.tell(news);
@@ -152,6 +157,7 @@ impl Bound {
         let admin_leaves = self.reuse_port.then_some(admin_leaves);
         Ok(Running {
             proxy,
+            last_words,
             beside,
             admin_leaves,
             readiness,
@@ -168,6 +174,8 @@ impl Bound {
 /// A proxy at work. Dropping it does not stop it; [`Running::drain`] and [`Running::stop`] do.
 pub struct Running {
     proxy: proxy::Running,
+    /// Ends when everything about the last request has been told.
+    last_words: tokio::task::JoinHandle<()>,
     /// The tasks that end with it: the admin listener, the history, and what follows certificates.
     beside: Vec<tokio::task::JoinHandle<()>>,
     /// Tells the admin listener to leave its address to a successor, where ports are shared.
@@ -225,6 +233,7 @@ impl Running {
             let _ = leaves.send(());
         }
         let cut = self.proxy.drain().await;
+        let _ = tokio::time::timeout(record::LAST_WORDS, self.last_words).await;
         self.beside.iter().for_each(tokio::task::JoinHandle::abort);
         cut
     }

@@ -349,7 +349,11 @@ fn metrics<B>(context: &Context, request: &Request<B>) -> Answer {
         context.metrics.scraped.by(scraper, SystemTime::now());
     }
     let families = families::collect(&context.metrics, context.readiness.state() == State::Ready);
-    let mut answer = text(StatusCode::OK, format.write(families));
+    let mut lines = format.write(families);
+    if format == Format::OpenMetrics {
+        lines = context.metrics.exemplars.add_to(&lines, context.metrics.ports());
+    }
+    let mut answer = text(StatusCode::OK, lines);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     // The same path has two faces.
     answer.headers_mut().insert(http::header::VARY, HeaderValue::from_static("accept"));

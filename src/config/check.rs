@@ -17,7 +17,7 @@ use super::written::{
     Backend, Conditions, Cookie, File, KeySource, Match, Mirror, PathMatch, Route, RouteTimeouts, Sticky, Upstream,
     ValueMatch, Weights,
 };
-use super::{Beside, Config, Log, LogFormat, Replica, What};
+use super::{Beside, Config, Log, LogFormat, Replica, What, access_log};
 use crate::proxy::{self, Listener};
 use crate::route::bucket::{self, BucketCookie, SameSite};
 use crate::route::matches::{self, Match as Meant};
@@ -102,6 +102,7 @@ pub(super) fn check(file: &File, folder: &Path, beside: &mut Beside, problems: &
         admin,
         replica,
         log: log(file),
+        access_log: access_log(file),
         ports,
         what,
     })
@@ -635,6 +636,15 @@ fn log(file: &File) -> Log {
         level: written.and_then(|log| log.level.value()).unwrap_or_else(|| "info".to_owned()),
         format: written.and_then(|log| log.format.value()).unwrap_or(LogFormat::Auto),
     }
+}
+
+fn access_log(file: &File) -> Option<access_log::Settings> {
+    let written = file.access_log.get()?;
+    Some(access_log::Settings {
+        format: written.format.value().flatten()?,
+        sample: written.sample.or(Share::ALL),
+        only: written.only.value().flatten(),
+    })
 }
 
 fn override_(file: &File) -> Option<Override> {

@@ -33,6 +33,11 @@ pub struct Flags {
     pub replica: Option<String>,
     pub log_level: Option<String>,
     pub log_format: Option<String>,
+    pub access_log: Option<String>,
+    /// How many of the requests that went well.
+    pub access_log_sample: Option<String>,
+    /// Of which role.
+    pub access_log_only: Option<String>,
 }
 
 impl Flags {
@@ -60,6 +65,15 @@ impl Flags {
         }
         if let Some(text) = &self.log_format {
             set("--log-format", text, &mut file.log.get_mut_or_default().format, problems);
+        }
+        if let Some(text) = &self.access_log {
+            set("--access-log", text, &mut file.access_log.get_mut_or_default().format, problems);
+        }
+        if let Some(text) = &self.access_log_sample {
+            set("--access-log-sample", text, &mut file.access_log.get_mut_or_default().sample, problems);
+        }
+        if let Some(text) = &self.access_log_only {
+            set("--access-log-only", text, &mut file.access_log.get_mut_or_default().only, problems);
         }
     }
 

@@ -35,6 +35,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::record::access_log;
 use crate::route::PortName;
 use crate::route::picker::Turn;
 use crate::route::transport::Tls;
@@ -64,6 +65,8 @@ pub struct Config {
     pub replica: Option<Replica>,
     /// At start only.
     pub log: Log,
+    /// At start only. `None`: no access log.
+    pub access_log: Option<access_log::Settings>,
     /// The application's ports, which the listeners point at by number. At start only.
     pub ports: Vec<PortName>,
     pub what: What,
@@ -179,6 +182,7 @@ impl Config {
             ("drain", self.proxy.drain != newer.proxy.drain),
             ("replica", self.replica != newer.replica),
             ("log", self.log != newer.log),
+            ("access-log", self.access_log != newer.access_log),
         ];
         let changed = changes.into_iter().filter(|(_, changed)| *changed);
         changed

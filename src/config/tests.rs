@@ -421,6 +421,9 @@ fn flags_override_the_file() {
         replica: Some("2/3".to_owned()),
         log_level: Some("debug".to_owned()),
         log_format: Some("json".to_owned()),
+        access_log: Some("text".to_owned()),
+        access_log_sample: Some("5.5%".to_owned()),
+        access_log_only: Some("canary".to_owned()),
         ..Flags::default()
     };
     let config = load(&here("examples/full.yaml"), &flags).unwrap_or_else(|problems| panic!("{problems}"));
@@ -433,6 +436,8 @@ fn flags_override_the_file() {
     assert_eq!(declared(&config).dns_interval, seconds(1) / 4);
     assert_eq!(config.replica, Some(Replica { index: 2, of: 3, seed: "splitway".to_owned() }));
     assert_eq!(config.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
+    let (format, sample) = (access_log::Format::Text, Share::new(55, 1000).unwrap());
+    assert_eq!(config.access_log, Some(access_log::Settings { format, sample, only: Some(Role::Canary) }));
 }
 
 #[test]

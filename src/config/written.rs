@@ -15,6 +15,7 @@ use super::name::{
 use super::node::{Content, Node};
 use super::problem::Problems;
 use super::read::{Field, Fields, List, Named, NonEmpty, Read, inline_schema, refuse, written};
+use crate::record::access_log::Format;
 use crate::route::Role;
 use crate::route::bucket::SameSite;
 use crate::tls::Oldest;
@@ -84,6 +85,8 @@ written! {
             "replica" replica: Replica;
             /// What is logged, and how. Taken at start only.
             "log" log: Log;
+            /// A line for each request, on stdout; the log goes to stderr. Taken at start only.
+            "access-log" access_log: AccessLog;
         }
     }
 
@@ -497,6 +500,20 @@ written! {
             "format" format: Leaf<OneOf<LogFormat>> = "auto";
         }
     }
+
+    /// A line for each request, with what became of it and why. Never its query, and no header field but `Host` and
+    /// `User-Agent`.
+    AccessLog {
+        optional {
+            /// `json`, one object per line, named as OpenTelemetry names attributes; `text`; or `none`.
+            "format" format: Leaf<OrNone<OneOf<Format>>> = "none";
+            /// How many of the requests that went well, from 0 to 100 percent with at most four digits after the point.
+            /// Those that failed, or were answered 5xx, all have a line.
+            "sample" sample: Leaf<Percent> = 100;
+            /// Only requests of the version that is `stable`, `canary` or `experiment`, or `none`: of all.
+            "only" only: Leaf<OrNone<OneOf<Role>>> = "none";
+        }
+    }
 }
 
 /// One method or a list of them.
@@ -653,6 +670,10 @@ impl Word for Oldest {
 
 impl Word for SameSite {
     const ALL: &[(&str, Self)] = &[("strict", SameSite::Strict), ("lax", SameSite::Lax), ("none", SameSite::None)];
+}
+
+impl Word for Format {
+    const ALL: &[(&str, Self)] = &[("json", Format::Json), ("text", Format::Text)];
 }
 
 impl Word for LogFormat {

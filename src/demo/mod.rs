@@ -140,6 +140,7 @@ fn bind(options: &Options, following: FollowingView) -> io::Result<(Bound, Vec<M
         identity: Identity::random(),
         ports: vec![PortName::default()],
         following: Some(following),
+        record: Default::default(),
     })?;
     Ok((bound, moved))
 }

@@ -16,6 +16,8 @@
 //! * `certificates`: those that listeners show, and which were refused;
 //! * `rollouts`: how they ended;
 //! * `scraped`: who read them last;
+//! * `records`: what became of lines of the access log and of spans;
+//! * `exemplars`: traces as examples of durations;
 //! * `account`: what the exact split was asked for and what it gave;
 //! * `notice`: the log lines about versions that get worse;
 //! * `families`: every metric by name, with its help, type, labels and where its numbers come from;
@@ -25,8 +27,10 @@ mod account;
 mod api;
 pub mod cells;
 mod certificates;
+mod exemplars;
 pub mod families;
 pub mod notice;
+mod records;
 mod rollouts;
 mod scraped;
 pub mod text;
@@ -36,6 +40,8 @@ pub use account::{Account, VersionAccount};
 pub use api::Api;
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
 pub use certificates::{Certificate, Certificates, Refusal};
+pub use exemplars::{Exemplar, Exemplars};
+pub use records::Records;
 pub use rollouts::{Outcome, Rollouts};
 pub use scraped::Scraped;
 pub use totals::{ProxyTotals, Totals, VersionTotals};
@@ -62,6 +68,8 @@ pub struct Metrics {
     pub api: Api,
     pub certificates: Certificates,
     pub scraped: Scraped,
+    pub records: Records,
+    pub exemplars: Exemplars,
 }
 
 /// For each port, by number, and each version and role that was ever live there: the cells of every worker.
@@ -91,6 +99,8 @@ impl Metrics {
             api: Api::default(),
             certificates: Certificates::default(),
             scraped: Scraped::default(),
+            records: Records::default(),
+            exemplars: Exemplars::default(),
         }
     }
 

@@ -50,7 +50,7 @@ pub struct Account {
     pub grpc: bool,
     /// What the answer's head says of the call: its last word, unless trailers come.
     said: Option<Status>,
-    started: Instant,
+    pub started: Instant,
     /// What is written down of it, if somebody wants to hear of it.
     pub draft: Option<Box<Draft>>,
     /// What the client was told, if it was.
@@ -102,6 +102,7 @@ impl Account {
     fn ended(&mut self, fields: Option<&HeaderMap>) {
         if self.grpc && self.labels.code == StatusCode::OK.as_u16() {
             let status = fields.and_then(Status::of).or(self.said).unwrap_or(Status::UNKNOWN);
+            self.said = Some(status);
             self.labels.code = status.as_http();
         }
     }
@@ -134,9 +135,10 @@ impl Drop for Account {
         }
         let duration = self.started.elapsed();
         if self.is_written_down() {
-            let Self { labels, told: status, ref target, .. } = *self;
-            let outcome = Outcome { labels, status, target: target.as_deref(), duration };
-            draft::finish(&self.worker.pen, self.draft.take(), &self.state, &outcome);
+            let Self { labels, told, said: grpc, ref target, counted, .. } = *self;
+            let is_counted = counted && target.is_some();
+            let outcome = Outcome { labels, told, grpc, target: target.as_deref(), duration, is_counted };
+            draft::finish(&self.worker, self.draft.take(), &self.state, &outcome);
         }
         let Some(target) = &self.target else {
             if let Some(failure) = self.labels.failure {

@@ -28,7 +28,7 @@ use crate::route::policy::Timeouts;
 pub async fn handle(
     worker: Rc<Worker>,
     state: Rc<State>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let version = request.version();
     let connection = state;
@@ -39,7 +39,7 @@ pub async fn handle(
     let mut account = Account::new(worker.clone(), state.clone(), cells::Method::of(request.method()));
     account.grpc = grpc::is_grpc(&request);
     if worker.pen.wants() {
-        account.draft = Some(Draft::begin(&worker.pen, &request));
+        account.draft = Some(Draft::begin(&worker, &state, &mut request, account.started));
     }
     let outcome = match state.client().redirect {
         Some(port) => redirect(&worker, &state, request, port),
@@ -109,6 +109,9 @@ async fn route_and_send(
         decided.cells.split.add(1);
     }
     account.decided(decided, decision, live.routes.as_slice());
+    if let Some(draft) = &mut account.draft {
+        draft.client = RequestHead::new(&head, client.peer, policy).client;
+    }
     let own = decision.route.and_then(|route| live.timeouts[route].as_ref());
     let mut deadline = None;
     if account.grpc

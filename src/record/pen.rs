@@ -1,8 +1,14 @@
 //! Which requests a worker writes down.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
-use super::{Record, Sender};
+use tokio::sync::mpsc;
+
+use super::context::Sampler;
+use super::{Record, Sender, Settings};
+use crate::metrics::ProxyCells;
+use crate::route::Role;
 
 /// One request in so many ticks is written down whatever becomes of it: five in a second.
 const SAMPLE_EVERY: u32 = 2;
@@ -25,18 +31,23 @@ pub struct Pen {
     /// Ticks for which every request is written down.
     alert: Cell<u32>,
     ticks: Cell<u32>,
-    sender: Sender,
+    settings: Arc<Settings>,
+    records: mpsc::Sender<Box<Record>>,
+    cells: Arc<ProxyCells>,
 }
 
 impl Pen {
-    pub fn new(sender: Sender) -> Self {
+    /// `cells`: where it is counted what could not be sent.
+    pub fn new(sender: Sender, cells: Arc<ProxyCells>) -> Self {
         let pen = Self {
             interest: Cell::default(),
             samples: Cell::new(1),
             failures: Cell::new(FAILURES),
             alert: Cell::default(),
             ticks: Cell::default(),
-            sender,
+            settings: sender.settings,
+            records: sender.records,
+            cells,
         };
         pen.settle();
         pen
@@ -67,9 +78,28 @@ impl Pen {
         left > 0
     }
 
+    /// Which requests are traced, if any.
+    pub fn sampler(&self) -> Option<Sampler> {
+        self.settings.tracing.as_ref().map(|tracing| tracing.sampler)
+    }
+
+    /// Whether there is a line in the access log for a request that was written down. Those that went well are drawn.
+    pub fn logs(&self, role: Option<Role>, is_failure: bool, random: u64) -> bool {
+        let Some(log) = &self.settings.access_log else { return false };
+        let drawn = || ((u128::from(random) * u128::from(log.sample.total())) >> 64) < u128::from(log.sample.weight());
+        (log.only.is_none() || log.only == role) && (is_failure || drawn())
+    }
+
     /// Sends a record, or throws it away if the cold side is behind.
     pub fn send(&self, record: Record) {
-        let _ = self.sender.0.try_send(Box::new(record));
+        if let Err(unsent) = self.records.try_send(Box::new(record)) {
+            let record = unsent.into_inner();
+            self.cells.lines_dropped.add(u64::from(record.wanted.line));
+            if record.wanted.spans {
+                let tries = record.details.as_ref().map_or(0, |details| details.tries.len());
+                self.cells.spans_dropped.add(1 + tries as u64);
+            }
+        }
     }
 
     /// A tick has passed.
@@ -84,16 +114,19 @@ impl Pen {
     }
 
     fn settle(&self) {
-        self.interest.set(self.samples.get() + self.alert.get());
+        let always = self.settings.access_log.is_some() || self.settings.tracing.is_some();
+        self.interest.set(self.samples.get() + self.alert.get() + u32::from(always));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::access_log;
     use super::*;
+    use crate::route::Share;
 
     fn pen() -> Pen {
-        Pen::new(super::super::channel().0)
+        Pen::new(super::super::channel(Settings::default()).0, Arc::default())
     }
 
     #[test]
@@ -137,15 +170,48 @@ mod tests {
 
     #[test]
     fn a_full_queue_costs_the_record_and_nothing_else() {
-        let (sender, mut receiver) = super::super::channel();
-        let pen = Pen::new(sender);
+        let (sender, mut receiver) = super::super::channel(Settings::default());
+        let cells: Arc<ProxyCells> = Arc::default();
+        let pen = Pen::new(sender, cells.clone());
         for _ in 0..super::super::QUEUE + 10 {
-            pen.send(super::super::recent::made_up(200, None, "stable"));
+            let mut record = super::super::recent::made_up(200, None, "stable");
+            record.wanted.line = true;
+            pen.send(record);
         }
         let mut left = 0;
-        while receiver.0.try_recv().is_ok() {
+        while receiver.records.try_recv().is_ok() {
             left += 1;
         }
-        assert_eq!(left, super::super::QUEUE);
+        assert_eq!((left, cells.lines_dropped.get()), (super::super::QUEUE, 10));
+    }
+
+    fn logging(sample: Share, only: Option<Role>) -> Pen {
+        let access_log = Some(access_log::Settings { format: access_log::Format::Json, sample, only });
+        let settings = Settings { access_log, tracing: None };
+        Pen::new(super::super::channel(settings).0, Arc::default())
+    }
+
+    #[test]
+    fn failures_are_logged_always_and_the_rest_in_part() {
+        let pen = logging(Share::new(5, 100).unwrap(), None);
+        assert!((0..1000).all(|_| pen.wants()));
+        let mut random = 1u64;
+        let mut next = || {
+            random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            (random ^ random >> 33).wrapping_mul(0xFF51_AFD7_ED55_8CCD)
+        };
+        let logged = (0..100_000).filter(|_| pen.logs(None, false, next())).count();
+        // Seven standard deviations of a fair draw.
+        assert!((4500..5500).contains(&logged), "{logged}");
+        assert!((0..1000).all(|_| pen.logs(None, true, next())));
+        assert!(!logging(Share::new(0, 100).unwrap(), None).logs(None, false, 0));
+        assert!(logging(Share::ALL, None).logs(None, false, u64::MAX));
+    }
+
+    #[test]
+    fn one_role_alone_can_be_logged() {
+        let pen = logging(Share::ALL, Some(Role::Canary));
+        assert!(pen.logs(Some(Role::Canary), false, 0) && pen.logs(Some(Role::Canary), true, 0));
+        assert!(!pen.logs(Some(Role::Stable), true, 0) && !pen.logs(None, true, 0));
     }
 }

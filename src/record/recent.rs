@@ -48,6 +48,7 @@ pub(super) fn made_up(code: u16, failure: Option<&'static str>, version: &str) -
         method: Some("GET".to_owned()),
         path: Some("/".to_owned()),
         status: Some(code),
+        grpc_status: None,
         code,
         version: Some(version.to_owned()),
         role: Some(Role::Stable),
@@ -56,6 +57,10 @@ pub(super) fn made_up(code: u16, failure: Option<&'static str>, version: &str) -
         route: None,
         failure,
         duration: std::time::Duration::from_millis(1),
+        is_counted: true,
+        wanted: super::Wanted::default(),
+        trace_id: None,
+        details: None,
     }
 }
 

@@ -212,6 +212,7 @@ async fn start(application: SocketAddr) -> (Running, control::Sender) {
         identity: Identity::random(),
         ports: vec![PortName::default()],
         following: None,
+        record: Default::default(),
     };
     let (observations, receiver) = control::channel();
     let running = splitway::bind(settings).expect("free ports").start(receiver).expect("threads");

@@ -7,6 +7,7 @@ mod process;
 mod random;
 mod support;
 
+mod access_log;
 mod admin;
 mod announced;
 mod arrows;
@@ -45,5 +46,6 @@ mod stream;
 mod streams;
 mod tls;
 mod tour;
+mod trace;
 mod verify;
 mod websocket;

@@ -447,6 +447,7 @@ async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
         identity: Identity::random(),
         ports: vec![PortName::default()],
         following: None,
+        record: Default::default(),
     };
     let (_observations, receiver) = control::channel();
     let running = splitway::bind(settings).unwrap().start(receiver).unwrap();
@@ -467,6 +468,7 @@ async fn time_passes_before_the_first_snapshot_too() {
         identity: Identity::random(),
         ports: vec![PortName::default()],
         following: None,
+        record: Default::default(),
     };
     let (_observations, receiver) = control::channel();
     let running = splitway::bind(settings).unwrap().start(receiver).unwrap();

@@ -257,6 +257,7 @@ impl Proxy {
             identity: Identity::random(),
             ports: vec![PortName::default()],
             following: None,
+            record: Default::default(),
         };
         adjust(&mut settings);
         let (observations, receiver) = control::channel();
