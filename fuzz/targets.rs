@@ -11,6 +11,7 @@ use splitway::config::{self, Flags};
 use splitway::control::rollout::{HeaderList, ROUTES, Reading, Rollout};
 use splitway::proxy::RequestHead;
 use splitway::proxy::readers::{self, Announced, Bounds, Refusal, Scanner, Violation};
+use splitway::record::context::{Context, Parent};
 use splitway::route::bucket::{BucketCookie, SameSite, Sticky};
 use splitway::route::matches::{Match, PathMatch, ValueMatch, whole};
 use splitway::route::policy::Policy;
@@ -24,7 +25,7 @@ mod slow;
 pub type Target = fn(&[u8]);
 
 /// By name, as the folders of the corpus are.
-pub const ALL: [(&str, Target); 8] = [
+pub const ALL: [(&str, Target); 9] = [
     ("matches", matches),
     ("cookies", cookies),
     ("config", config),
@@ -33,6 +34,7 @@ pub const ALL: [(&str, Target); 8] = [
     ("announced", announced),
     ("heads", heads),
     ("grpc_timeout", grpc_timeout),
+    ("traceparent", traceparent),
 ];
 
 /// Lines: an expression, a wanted value, a method, a target, and then header lines.
@@ -289,6 +291,17 @@ pub fn grpc_timeout(data: &[u8]) {
         if plain { nanoseconds(unit).map(|one| number() * one) } else { None }
     });
     assert_eq!(timeout.map(|timeout| timeout.as_nanos()), meant);
+}
+
+/// The value of one `traceparent`. What is understood is well-formed, and understood again as we say it.
+pub fn traceparent(data: &[u8]) {
+    let Some(Parent { trace, span, sampled }) = Parent::parse(data) else { return };
+    let (version, known) = (&data[..2], std::str::from_utf8(&data[..55]).expect("digits and dashes"));
+    assert!(version != b"ff" && (version != b"00" || data.len() == 55), "{known}");
+    assert!(known.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
+    assert_eq!(known[3..52], format!("{trace}-{span}"));
+    let said = Context { trace, parent: None, span, sampled }.to_header(span);
+    assert_eq!(Parent::parse(said.as_bytes()), Some(Parent { trace, span, sampled }));
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -257,6 +257,15 @@ pub struct Settings {
     /// Requests under others' names, too: istio, nginx
     #[arg(long, env = "SPLITWAY_METRICS_ALIAS", hide_env = true, value_delimiter = ',', value_name = "NAME")]
     pub metrics_alias: Vec<String>,
+    /// json or text: a line per request, on stdout
+    #[arg(long, env = "SPLITWAY_ACCESS_LOG", hide_env = true, value_name = "FORMAT")]
+    pub access_log: Option<String>,
+    /// How many of the requests that went well, as in 5%
+    #[arg(long, env = "SPLITWAY_ACCESS_LOG_SAMPLE", hide = true, value_name = "PERCENT")]
+    pub access_log_sample: Option<String>,
+    /// Only those of stable, canary or experiment
+    #[arg(long, env = "SPLITWAY_ACCESS_LOG_ONLY", hide = true, value_name = "ROLE")]
+    pub access_log_only: Option<String>,
 }
 
 #[derive(Args)]
@@ -392,6 +401,9 @@ impl From<Settings> for splitway::config::Flags {
             log_level: given(settings.log_level),
             log_format: given(settings.log_format),
             metrics_alias: settings.metrics_alias.into_iter().filter(|text| !text.is_empty()).collect(),
+            access_log: given(settings.access_log),
+            access_log_sample: given(settings.access_log_sample),
+            access_log_only: given(settings.access_log_only),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Splitway: an exact HTTP traffic split in front of the versions of one application.
 //!
-//! Two paths, and three wires between them.
+//! Two paths, and four wires between them.
 //!
 //! **One request** (hot): [`proxy`] accepts it on one worker's thread, asks the live [`route::Snapshot`] for a decision,
 //! sends it to an endpoint of that version and streams both bodies. Begin with `proxy/request.rs`.
@@ -8,9 +8,10 @@
 //! **One change** (cold): a [`source`] sends what it saw to [`control`], which compiles it into a snapshot and publishes
 //! that with one pointer. Begin with `control/mod.rs`.
 //!
-//! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), and the stage of the drain. [`history`]
-//! remembers what has been, [`admin`] shows all of it and steers nothing. [`config`] turns what people write into settings; [`lint`] tells what would go wrong
-//! with a Rollout, and [`check`] why one cannot be followed; [`demo`] uses the crate as a stranger would.
+//! The wires: the snapshot (cold to hot), the counters ([`metrics`], hot to cold), what is told of single requests
+//! ([`record`], hot to cold), and the stage of the drain. [`history`] remembers what has been, [`admin`] shows all of it and
+//! steers nothing. [`config`] turns what people write into settings; [`lint`] tells what would go wrong with a Rollout, and
+//! [`check`] why one cannot be followed; [`demo`] uses the crate as a stranger would.
 //!
 //! This file is the only place that knows every room.
 
@@ -25,6 +26,7 @@ pub mod history;
 pub mod lint;
 pub mod metrics;
 pub mod proxy;
+pub mod record;
 pub mod route;
 pub mod source;
 pub mod text;
@@ -54,6 +56,8 @@ pub struct Settings {
     pub following: Option<FollowingView>,
     /// Under which other names requests are told, too.
     pub aliases: Vec<metrics::Alias>,
+    /// Who wants to hear of single requests.
+    pub record: record::Settings,
 }
 
 /// Every socket is open, nothing runs.
@@ -66,6 +70,7 @@ pub struct Bound {
     reuse_port: bool,
     following: Option<FollowingView>,
     aliases: Vec<metrics::Alias>,
+    record: record::Settings,
     /// What each listener shows its clients.
     fronts: Vec<Option<tls::Front>>,
 }
@@ -79,8 +84,8 @@ pub fn bind(settings: Settings) -> io::Result<Bound> {
     let (workers, reuse_port, following) = (settings.proxy.workers, settings.proxy.reuse_port, settings.following);
     let fronts = settings.proxy.listeners.iter().map(|listener| listener.tls.clone()).collect();
     let proxy = proxy::bind(settings.proxy)?;
-    let (identity, aliases) = (settings.identity, settings.aliases);
-    Ok(Bound { proxy, admin, identity, ports, workers, reuse_port, following, aliases, fronts })
+    let (identity, aliases, record) = (settings.identity, settings.aliases, settings.record);
+    Ok(Bound { proxy, admin, identity, ports, workers, reuse_port, following, aliases, record, fronts })
 }
 
 /// Whether the ports are told apart by their names, and every listener stands before one of them.
@@ -119,7 +124,11 @@ impl Bound {
         metrics.aliases = self.aliases;
         let metrics = Arc::new(metrics);
         let (status, status_view) = tokio::sync::watch::channel(control::Status::default());
-        let proxy = self.proxy.run(&live, &metrics)?;
+        let (records, received) = record::channel(self.record);
+        let recent = record::Recent::default();
+        let last_words = received.run(recent.clone(), metrics.clone())?;
+        let proxy = self.proxy.run(&live, &metrics, &records)?;
+        let last_words = tokio::spawn(last_words);
         let readiness = admin::Readiness::new(live.clone());
         tokio::spawn(metrics::notice::run(Arc::downgrade(&metrics)));
         let history = Arc::new(History::new(metrics.clone(), live.clone(), self.following.clone()));
@@ -140,6 +149,7 @@ impl Bound {
                 readiness: readiness.clone(),
                 following: self.following,
                 history: history.clone(),
+                recent,
             };
             tokio::spawn(admin.serve_until_succeeded(context, async {
                 if told.await.is_err() {
@@ -152,6 +162,7 @@ impl Bound {
         let admin_leaves = self.reuse_port.then_some(admin_leaves);
         Ok(Running {
             proxy,
+            last_words,
             beside,
             admin_leaves,
             readiness,
@@ -168,6 +179,8 @@ impl Bound {
 /// A proxy at work. Dropping it does not stop it; [`Running::drain`] and [`Running::stop`] do.
 pub struct Running {
     proxy: proxy::Running,
+    /// Ends when everything about the last request has been told.
+    last_words: tokio::task::JoinHandle<()>,
     /// The tasks that end with it: the admin listener, the history, and what follows certificates.
     beside: Vec<tokio::task::JoinHandle<()>>,
     /// Tells the admin listener to leave its address to a successor, where ports are shared.
@@ -225,6 +238,7 @@ impl Running {
             let _ = leaves.send(());
         }
         let cut = self.proxy.drain().await;
+        let _ = tokio::time::timeout(record::LAST_WORDS, self.last_words).await;
         self.beside.iter().for_each(tokio::task::JoinHandle::abort);
         cut
     }

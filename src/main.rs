@@ -17,11 +17,12 @@ use tokio::sync::mpsc;
 use cli::{Cli, Command};
 use splitway::admin::explain::{Asked, question, to_target};
 use splitway::config::{self, Beside, Config, Flags, LogFormat, Problems, What};
+use splitway::record::export::Tracing;
 use splitway::route::picker::Turn;
 use splitway::route::{Generation, Identity, Snapshot};
 use splitway::source::{self, file};
 use splitway::tls::Contents;
-use splitway::{admin, control, demo, lint};
+use splitway::{admin, control, demo, lint, record};
 
 // The default allocator of the static image's C library is several times slower.
 #[global_allocator]
@@ -258,6 +259,7 @@ async fn serve_until_told(
         (None, Some(rollout)) if rollout.has_replicas() => Identity::replica(Turn::default(), &rollout.to_string()),
         (None, _) => Identity::random(),
     };
+    let tracing = Tracing::from_env().map_err(Stop::Other)?;
     let bound = splitway::bind(splitway::Settings {
         proxy: config.proxy.clone(),
         admin: config.admin.clone(),
@@ -265,6 +267,7 @@ async fn serve_until_told(
         ports: config.ports.clone(),
         following: rollout.as_ref().map(cluster::Rollout::following),
         aliases: config.aliases.clone(),
+        record: record::Settings { access_log: config.access_log.clone(), tracing },
     })?;
     // Before anybody can know that we run: from here on no signal ends us unawares.
     let mut end = End::new()?;

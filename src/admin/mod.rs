@@ -12,10 +12,12 @@
 //! | `/analysis` | what every version has counted in a window of time, canary against stable, as JSON; with `all=true` of every ready replica |
 //! | `/report` | what became of each of the last rollouts: as JSON, or as text for those who prefer `text/plain` |
 //! | `/explain` | which version a made-up request would get, and why; `?port=NAME` where there are several ports |
+//! | `/requests` | the last requests with what became of them and why, newest first; `?version=`, `role=`, `reason=` choose |
 //!
 //! Files: `listen` is the listener with its limits, `token` what it may ask for, `page` the dashboard's files and `events` what
 //! moves on it; `view` is the serializable picture of `/config`; `explain` is the made-up request; `verify` judges what
-//! `/verify` asks, `analysis` compares versions, `report` is the picture of past rollouts, and `peers` asks the other replicas.
+//! `/verify` asks, `analysis` compares versions, `report` is the picture of past rollouts, `requests` chooses among the last
+//! requests, and `peers` asks the other replicas.
 
 pub mod analysis;
 pub mod ask;
@@ -26,6 +28,7 @@ mod page;
 mod peers;
 pub mod report;
 pub mod token;
+mod requests;
 pub mod verify;
 pub mod view;
 
@@ -54,6 +57,7 @@ use crate::history::History;
 use crate::metrics::Metrics;
 use crate::metrics::families;
 use crate::metrics::text::Format;
+use crate::record::Recent;
 use crate::route::PortName;
 use crate::route::live::Live;
 use listen::{House, Place};
@@ -84,6 +88,8 @@ pub struct Context {
     /// Only where a Rollout is followed.
     pub following: Option<FollowingView>,
     pub history: Arc<History>,
+    /// The last requests.
+    pub recent: Recent,
 }
 
 /// Whether traffic is welcome.
@@ -147,6 +153,7 @@ const ENDPOINTS: [(&str, &str); 12] = [
     ("/analysis", "requests, errors and latency of each version in a window, canary against stable; for example"),
     ("/report", "what became of each of the last rollouts, as JSON or as text/plain; for example"),
     ("/explain", "which version a request would get, and why, as JSON or as text/plain; for example"),
+    ("/requests", "the last requests, as JSON: what became of each, and why; for example"),
     ("/events", "what the dashboard shows, as it happens: Server-Sent Events"),
     ("/", "the dashboard for a browser, this list for others"),
 ];
@@ -195,6 +202,10 @@ fn show<B>(context: &Context, request: &Request<B>) -> Answer {
         "/config" => json(StatusCode::OK, &Picture::take(context)),
         "/explain" => explain(context, query, wants_text(request)),
         "/report" => report(context, query, wants_text(request)),
+        "/requests" => match requests::from_query(query) {
+            Ok(asked) => json(StatusCode::OK, &asked.of(&context.recent)),
+            Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", requests::EXAMPLE)),
+        },
         _ => {
             let mut answer = text(StatusCode::OK, index());
             answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
@@ -240,6 +251,7 @@ fn index() -> String {
             "/verify" => verify::EXAMPLE,
             "/analysis" => analysis::EXAMPLE,
             "/report" => report::EXAMPLE,
+            "/requests" => requests::EXAMPLE,
             _ => continue,
         };
         lines.push_str(&format!("{:<10} {example}\n", ""));
@@ -255,7 +267,11 @@ fn metrics<B>(context: &Context, request: &Request<B>) -> Answer {
         context.metrics.scraped.by(scraper, SystemTime::now());
     }
     let families = families::collect(&context.metrics, context.readiness.state() == State::Ready);
-    let mut answer = text(StatusCode::OK, format.write(families));
+    let mut lines = format.write(families);
+    if format == Format::OpenMetrics {
+        lines = context.metrics.exemplars.add_to(&lines, context.metrics.ports());
+    }
+    let mut answer = text(StatusCode::OK, lines);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     // The same path has two faces.
     answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
@@ -524,6 +540,7 @@ mod tests {
                 readiness: Readiness::new(live.clone()),
                 live,
                 following: None,
+                recent: Recent::default(),
             };
             let settings = Settings { address: ([127, 0, 0, 1], 0).into(), token };
             let bound = bind(settings, false).expect("there is a free port");

@@ -17,7 +17,7 @@ use super::written::{
     Backend, Conditions, Cookie, File, KeySource, Match, Mirror, PathMatch, Route, RouteTimeouts, Sticky, Upstream,
     ValueMatch, Weights,
 };
-use super::{Beside, Config, Log, LogFormat, Replica, What};
+use super::{Beside, Config, Log, LogFormat, Replica, What, access_log};
 use crate::admin;
 use crate::metrics::Alias;
 use crate::proxy::{self, Listener};
@@ -105,6 +105,7 @@ pub(super) fn check(file: &File, folder: &Path, beside: &mut Beside, problems: &
         replica,
         log: log(file),
         aliases: aliases(file),
+        access_log: access_log(file),
         ports,
         what,
     })
@@ -660,6 +661,15 @@ fn aliases(file: &File) -> Vec<Alias> {
         }
     }
     aliases
+}
+
+fn access_log(file: &File) -> Option<access_log::Settings> {
+    let written = file.access_log.get()?;
+    Some(access_log::Settings {
+        format: written.format.value().flatten()?,
+        sample: written.sample.or(Share::ALL),
+        only: written.only.value().flatten(),
+    })
 }
 
 fn override_(file: &File) -> Option<Override> {

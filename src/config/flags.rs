@@ -37,6 +37,11 @@ pub struct Flags {
     pub log_format: Option<String>,
     /// `--metrics-alias`: takes the place of the file's `metrics.aliases`.
     pub metrics_alias: Vec<String>,
+    pub access_log: Option<String>,
+    /// How many of the requests that went well.
+    pub access_log_sample: Option<String>,
+    /// Of which role.
+    pub access_log_only: Option<String>,
 }
 
 impl Flags {
@@ -69,6 +74,15 @@ impl Flags {
             let read = |text: &String| Leaf::read(&Node::text(problems.flag("--metrics-alias", text), text), problems);
             let aliases = self.metrics_alias.iter().filter_map(read).collect();
             file.metrics.get_mut_or_default().aliases = Field::Given(List(aliases));
+        }
+        if let Some(text) = &self.access_log {
+            set("--access-log", text, &mut file.access_log.get_mut_or_default().format, problems);
+        }
+        if let Some(text) = &self.access_log_sample {
+            set("--access-log-sample", text, &mut file.access_log.get_mut_or_default().sample, problems);
+        }
+        if let Some(text) = &self.access_log_only {
+            set("--access-log-only", text, &mut file.access_log.get_mut_or_default().only, problems);
         }
     }
 

@@ -35,6 +35,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::metrics::Alias;
+use crate::record::access_log;
 use crate::route::PortName;
 use crate::route::picker::Turn;
 use crate::route::transport::Tls;
@@ -66,6 +67,8 @@ pub struct Config {
     pub log: Log,
     /// At start only.
     pub aliases: Vec<Alias>,
+    /// At start only. `None`: no access log.
+    pub access_log: Option<access_log::Settings>,
     /// The application's ports, which the listeners point at by number. At start only.
     pub ports: Vec<PortName>,
     pub what: What,
@@ -182,6 +185,7 @@ impl Config {
             ("replica", self.replica != newer.replica),
             ("log", self.log != newer.log),
             ("metrics", self.aliases != newer.aliases),
+            ("access-log", self.access_log != newer.access_log),
         ];
         let changed = changes.into_iter().filter(|(_, changed)| *changed);
         changed

@@ -422,6 +422,9 @@ fn flags_override_the_file() {
         log_level: Some("debug".to_owned()),
         log_format: Some("json".to_owned()),
         metrics_alias: vec!["nginx".to_owned(), "istio".to_owned(), "nginx".to_owned()],
+        access_log: Some("text".to_owned()),
+        access_log_sample: Some("5.5%".to_owned()),
+        access_log_only: Some("canary".to_owned()),
         ..Flags::default()
     };
     let config = load(&here("examples/full.yaml"), &flags).unwrap_or_else(|problems| panic!("{problems}"));
@@ -435,6 +438,8 @@ fn flags_override_the_file() {
     assert_eq!(config.replica, Some(Replica { index: 2, of: 3, seed: "splitway".to_owned() }));
     assert_eq!(config.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
     assert_eq!(config.aliases, [Alias::Nginx, Alias::Istio]);
+    let (format, sample) = (access_log::Format::Text, Share::new(55, 1000).unwrap());
+    assert_eq!(config.access_log, Some(access_log::Settings { format, sample, only: Some(Role::Canary) }));
 }
 
 #[test]

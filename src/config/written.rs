@@ -16,6 +16,7 @@ use super::node::{Content, Node};
 use super::problem::Problems;
 use super::read::{Field, Fields, List, Named, NonEmpty, Read, inline_schema, refuse, written};
 use crate::metrics::Alias;
+use crate::record::access_log::Format;
 use crate::route::Role;
 use crate::route::bucket::SameSite;
 use crate::tls::Oldest;
@@ -87,6 +88,8 @@ written! {
             "log" log: Log;
             /// What is measured, beyond what always is. Taken at start only.
             "metrics" metrics: Metrics;
+            /// A line for each request, on stdout; the log goes to stderr. Taken at start only.
+            "access-log" access_log: AccessLog;
         }
     }
 
@@ -514,6 +517,20 @@ written! {
             "aliases" aliases: List<Leaf<OneOf<Alias>>>;
         }
     }
+
+    /// A line for each request, with what became of it and why. Never its query, and no header field but `Host` and
+    /// `User-Agent`.
+    AccessLog {
+        optional {
+            /// `json`, one object per line, named as OpenTelemetry names attributes; `text`; or `none`.
+            "format" format: Leaf<OrNone<OneOf<Format>>> = "none";
+            /// How many of the requests that went well, from 0 to 100 percent with at most four digits after the point.
+            /// Those that failed, or were answered 5xx, all have a line.
+            "sample" sample: Leaf<Percent> = 100;
+            /// Only requests of the version that is `stable`, `canary` or `experiment`, or `none`: of all.
+            "only" only: Leaf<OrNone<OneOf<Role>>> = "none";
+        }
+    }
 }
 
 /// One method or a list of them.
@@ -674,6 +691,10 @@ impl Word for SameSite {
 
 impl Word for Alias {
     const ALL: &[(&str, Self)] = &[("istio", Alias::Istio), ("nginx", Alias::Nginx)];
+}
+
+impl Word for Format {
+    const ALL: &[(&str, Self)] = &[("json", Format::Json), ("text", Format::Text)];
 }
 
 impl Word for LogFormat {

@@ -141,6 +141,7 @@ fn bind(options: &Options, following: FollowingView) -> io::Result<(Bound, Vec<M
         ports: vec![PortName::default()],
         following: Some(following),
         aliases: Vec::new(),
+        record: Default::default(),
     })?;
     Ok((bound, moved))
 }

@@ -221,6 +221,10 @@ impl Method {
             Method::Other => "_OTHER",
         }
     }
+
+    pub fn is_known(name: &str) -> bool {
+        Method::ALL.iter().any(|method| *method != Method::Other && method.as_str() == name)
+    }
 }
 
 /// What a number in a [`Table`] stands for.
@@ -410,6 +414,9 @@ pub struct ProxyCells {
     pub refused: [Cell; Failure::ALL.len()],
     /// Connections that a limit has ended.
     pub ended: [Cell; Ending::ALL.len()],
+    /// Of the access log, and of traces: what found no room on the way to the cold side.
+    pub lines_dropped: Cell,
+    pub spans_dropped: Cell,
 }
 
 impl ProxyCells {

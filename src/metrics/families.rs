@@ -3,6 +3,7 @@
 
 mod aliases;
 mod following;
+mod records;
 mod secure;
 
 use std::borrow::Cow;
@@ -64,7 +65,10 @@ pub enum Value {
     },
 }
 
-const PORT: &str = "port";
+/// The one family with examples, see [`super::exemplars`].
+pub(super) const DURATION: &str = "splitway_request_duration_seconds";
+
+pub(super) const PORT: &str = "port";
 const VERSION: &[&str] = &[PORT, "version"];
 const VERSION_ROLE: &[&str] = &[PORT, "version", "role"];
 
@@ -129,7 +133,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             samples: each(&|one| Value::Count(one.uncounted)),
         },
         Family {
-            name: "splitway_request_duration_seconds",
+            name: DURATION,
             kind: Kind::Histogram,
             labels: VERSION_ROLE,
             help: "From the head of a request to the last byte of its answer.",
@@ -438,6 +442,7 @@ pub fn collect(metrics: &Metrics, ready: bool) -> Vec<Family> {
             samples: resident_bytes().map(Value::Count).map_or_else(Vec::new, one),
         },
     ];
+    families.extend(records::collect(metrics, &totals.proxy));
     families.extend(secure::collect(metrics, &totals.proxy));
     families.extend(following::collect(metrics));
     families.extend(aliases::collect(metrics, &totals));

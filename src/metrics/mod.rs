@@ -18,6 +18,8 @@
 //! * `rollouts`: how they ended;
 //! * `changed`: when what is live changed last;
 //! * `scraped`: who read them last;
+//! * `records`: what became of lines of the access log and of spans;
+//! * `exemplars`: traces as examples of durations;
 //! * `account`: what the exact split was asked for and what it gave;
 //! * `notice`: the log lines about versions that get worse;
 //! * `families`: every metric by name, with its help, type, labels and where its numbers come from;
@@ -28,8 +30,10 @@ mod api;
 pub mod cells;
 mod certificates;
 mod changed;
+mod exemplars;
 pub mod families;
 pub mod notice;
+mod records;
 mod rollouts;
 mod scraped;
 pub mod text;
@@ -40,8 +44,10 @@ pub use account::{Account, VersionAccount};
 pub use api::{Api, Names};
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
 pub use certificates::{Certificate, Certificates, Refusal};
-pub use rollouts::{Outcome, Rollouts};
 pub use changed::Changed;
+pub use exemplars::{Exemplar, Exemplars};
+pub use records::Records;
+pub use rollouts::{Outcome, Rollouts};
 pub use scraped::Scraped;
 pub use totals::{ProxyTotals, Totals, VersionTotals};
 
@@ -80,6 +86,8 @@ pub struct Metrics {
     pub certificates: Certificates,
     pub changed: Changed,
     pub scraped: Scraped,
+    pub records: Records,
+    pub exemplars: Exemplars,
 }
 
 /// Counted by the change path; one writer.
@@ -108,6 +116,8 @@ impl Metrics {
             certificates: Certificates::default(),
             changed: Changed::default(),
             scraped: Scraped::default(),
+            records: Records::default(),
+            exemplars: Exemplars::default(),
         }
     }
 
@@ -147,6 +157,13 @@ impl Metrics {
             }
         });
         known as u16 + 1
+    }
+
+    /// The name behind such a number.
+    pub fn route_name(&self, number: u16) -> Option<String> {
+        let index = usize::from(number.checked_sub(1)?);
+        let routes = self.routes.lock().expect("no holder of this lock panics");
+        Some(routes.get(index).map_or("_OTHER", RouteName::as_str).to_owned())
     }
 }
 

@@ -134,7 +134,8 @@ fn write_family(text: &mut String, family: &Family) -> fmt::Result {
     Ok(())
 }
 
-fn write_name<'a>(
+/// `name{label="value"}`, with what has to be escaped.
+pub(super) fn write_name<'a>(
     text: &mut String,
     name: &str,
     suffix: &str,

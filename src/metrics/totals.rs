@@ -69,6 +69,8 @@ pub struct ProxyTotals {
     pub panics: u64,
     pub refused: [u64; Failure::ALL.len()],
     pub ended: [u64; Ending::ALL.len()],
+    pub lines_dropped: u64,
+    pub spans_dropped: u64,
 }
 
 impl Metrics {
@@ -246,6 +248,8 @@ impl ProxyTotals {
                 *sum += cell.get();
             }
             all.panics += cells.panics.get();
+            all.lines_dropped += cells.lines_dropped.get();
+            all.spans_dropped += cells.spans_dropped.get();
             for (sum, cell) in all.refused.iter_mut().zip(&cells.refused) {
                 *sum += cell.get();
             }

@@ -73,12 +73,18 @@ pub async fn send(
         if shared && tries_left > 0 {
             request.body_mut().keep();
         }
+        if let Some(draft) = &mut account.draft {
+            draft.try_begins(worker, state, request.headers_mut(), endpoint.address, target);
+        }
         let outcome = endpoint.send(request, target, policy, Some(state)).await;
         let note = Note { rules: &policy.outliers, cells: &target.cells };
         match outcome {
             Ok(answer) => {
                 let seen = if answer.status().is_server_error() { Seen::ServerError } else { Seen::Answer };
                 target.upstream.saw(&endpoint, trial, seen, || worker.random(), note);
+                if let Some(draft) = &mut account.draft {
+                    draft.try_ends(state, Ok(answer.status().as_u16()));
+                }
                 if backend != decision.backend {
                     decided.cells.stood_in_for.add(1);
                 }
@@ -91,6 +97,9 @@ pub async fn send(
                     target.upstream.saw(&endpoint, trial, seen, || worker.random(), note);
                 }
                 target.cells.failures[failure as usize].add(1);
+                if let Some(draft) = &mut account.draft {
+                    draft.try_ends(state, Err(failure));
+                }
                 last = failure;
                 let again = match failure.again() {
                     Again::Never => None,

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
 
 use super::Failure;
+use super::draft::{self, Draft, Outcome};
 use super::exchange::Exchange;
 use super::grpc::{self, Status};
 use super::headers;
@@ -49,7 +50,11 @@ pub struct Account {
     pub grpc: bool,
     /// What the answer's head says of the call: its last word, unless trailers come.
     said: Option<Status>,
-    started: Instant,
+    pub started: Instant,
+    /// What is written down of it, if somebody wants to hear of it.
+    pub draft: Option<Box<Draft>>,
+    /// What the client was told, if it was.
+    told: Option<u16>,
 }
 
 /// No answer was sent. The number that nginx has made known for that.
@@ -74,6 +79,8 @@ impl Account {
             grpc: false,
             said: None,
             started: Instant::now(),
+            draft: None,
+            told: None,
         }
     }
 
@@ -95,6 +102,7 @@ impl Account {
     fn ended(&mut self, fields: Option<&HeaderMap>) {
         if self.grpc && self.labels.code == StatusCode::OK.as_u16() {
             let status = fields.and_then(Status::of).or(self.said).unwrap_or(Status::UNKNOWN);
+            self.said = Some(status);
             self.labels.code = status.as_http();
         }
     }
@@ -103,10 +111,17 @@ impl Account {
         self.labels.reason == Reason::Fallback
     }
 
-    /// The head of the answer is there.
-    pub fn answered(&mut self, status: StatusCode, failure: Option<Failure>) {
+    /// The head of the answer is there. `told`: its status on the wire.
+    pub fn answered(&mut self, status: StatusCode, told: StatusCode, failure: Option<Failure>) {
         self.labels.code = status.as_u16();
         self.labels.failure = failure;
+        self.told = Some(told.as_u16());
+    }
+
+    /// Whether anybody is told of it: it was asked for, or went wrong.
+    #[inline]
+    fn is_written_down(&self) -> bool {
+        self.draft.is_some() || self.labels.failure.is_some() || self.labels.code >= 500
     }
 }
 
@@ -118,6 +133,13 @@ impl Drop for Account {
         {
             twin.cut();
         }
+        let duration = self.started.elapsed();
+        if self.is_written_down() {
+            let Self { labels, told, said: grpc, ref target, counted, .. } = *self;
+            let is_counted = counted && target.is_some();
+            let outcome = Outcome { labels, told, grpc, target: target.as_deref(), duration, is_counted };
+            draft::finish(&self.worker, self.draft.take(), &self.state, &outcome);
+        }
         let Some(target) = &self.target else {
             if let Some(failure) = self.labels.failure {
                 self.worker.cells.refused[failure as usize].add(1);
@@ -126,7 +148,7 @@ impl Drop for Account {
         };
         let cells = &target.cells;
         if self.counted {
-            let ns = self.started.elapsed().as_nanos() as u64;
+            let ns = duration.as_nanos() as u64;
             cells.requests.count(self.labels);
             cells.duration.record(ns);
             cells.quantiles.record(ns);

@@ -25,7 +25,7 @@ use super::streams::Streams;
 use super::strict::{Bounds, Refusal, Scanner};
 use super::tunnel::{Half, Tunnel};
 use super::worker::{Aligned, Worker};
-use super::{Ending, Failure, Listener, request};
+use super::{Ending, Failure, Listener, draft, request};
 use crate::tls::{self, Front, HandshakeFailure};
 
 /// What a client that speaks HTTP/2 without having agreed on it says first (RFC 9113 section 3.4).
@@ -491,6 +491,7 @@ where
         });
         if let Some(failure) = refused {
             self.worker.cells.refused[failure as usize].add(1);
+            draft::refused(&self.worker, &self.state, failure);
         }
         if outcome.as_ref().is_err_and(hyper::Error::is_user) {
             self.cut();
@@ -540,6 +541,7 @@ where
     /// A head that took too long can still be answered, unless the client has not taken the answer before it.
     fn answer_head_timeout(&mut self, cx: &mut Context<'_>) {
         self.worker.cells.refused[Failure::HeadTimeout as usize].add(1);
+        draft::refused(&self.worker, &self.state, Failure::HeadTimeout);
         let blocked = self.state.is_blocked();
         if let Some(mut stream) = self.take()
             && !blocked

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,10 +25,11 @@ use crate::route::transport::Tls;
 pub async fn dial(
     address: SocketAddr,
     target: &Rc<Target>,
-    bound: std::time::Duration,
+    bound: Duration,
     client: Option<&State>,
 ) -> Result<Socket, Failure> {
     let bound = client.and_then(State::connect_bound).unwrap_or(bound);
+    let began = Instant::now();
     let mut dialing = pin!(tokio::time::timeout(bound, open(address, target.transport.tls.as_ref())));
     let stream = std::future::poll_fn(|cx| {
         if let Some(failure) = client.and_then(State::expired) {
@@ -35,8 +37,11 @@ pub async fn dial(
         }
         dialing.as_mut().poll(cx).map(|outcome| outcome.unwrap_or(Err(Failure::ConnectTimeout)))
     })
-    .await?;
-    Ok(Socket::new(stream, target.clone()))
+    .await;
+    if let Some(client) = client {
+        client.waited(Duration::ZERO, began.elapsed());
+    }
+    Ok(Socket::new(stream?, target.clone()))
 }
 
 async fn open(address: SocketAddr, tls: Option<&Tls>) -> Result<Stream, Failure> {

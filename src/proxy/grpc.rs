@@ -28,6 +28,10 @@ impl Status {
         Some(number.filter(|number| *number <= 16).map_or(Self::UNKNOWN, Self))
     }
 
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
     /// As HTTP says it. What is the server's fault, and only that, becomes 5xx.
     pub fn as_http(self) -> u16 {
         match self.0 {

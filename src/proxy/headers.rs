@@ -3,7 +3,8 @@
 //! | on the way to the application | |
 //! |---|---|
 //! | removed | `Connection` and every field it names, `Keep-Alive`, `Proxy-Connection`, `Upgrade` (but for `websocket`), `TE` (but for `trailers`), `Expect` (answered here), framing (written anew) |
-//! | kept | `Host`, `traceparent`, `tracestate`, everything else, in order |
+//! | kept | `Host`, everything else, in order |
+//! | kept, continued or begun | `traceparent` and `tracestate`, where there are traces (`draft.rs`); else they are kept |
 //! | removed, unless a trusted proxy sent them | names that many applications cannot tell from ours: `X_Forwarded_For`, `Splitway.Role` |
 //! | counted down | `Max-Forwards` of OPTIONS; with 0 it is answered here |
 //! | set | `Via`, `X-Forwarded-For/-Proto/-Host/-Port`, `Forwarded`, `X-Request-Id` (kept if there) |

@@ -17,6 +17,7 @@
 //! * `interim`: what an HTTP/1 endpoint says before its answer; `frames`: what an HTTP/2 endpoint says that carries nothing;
 //! * `upload`: a request's body on its way through;
 //! * `body`: an answer's, and what is counted when it ends;
+//! * `draft`: what is written down of a request, if somebody wants to hear of it;
 //! * `grpc`: what a proxy has to know of it;
 //! * `strict`: a reader of HTTP/1 ahead of hyper, which refuses what hyper would let through;
 //! * `socket`: bytes in clear or through TLS, and how they leave cheaply;
@@ -35,6 +36,7 @@ mod body;
 mod budget;
 mod connection;
 mod dial;
+mod draft;
 mod eject;
 mod error;
 mod exchange;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use tokio::sync::Notify;
@@ -133,12 +133,17 @@ impl Pool {
             if !self.dialing.busy.get() {
                 break;
             }
+            let began = Instant::now();
             let mut done = pin!(self.dialing.done.notified());
-            std::future::poll_fn(|cx| match client.and_then(State::expired) {
+            let waited = std::future::poll_fn(|cx| match client.and_then(State::expired) {
                 Some(failure) => Poll::Ready(Err(failure)),
                 None => done.as_mut().poll(cx).map(Ok),
             })
-            .await?;
+            .await;
+            if let Some(client) = client {
+                client.waited(Duration::ZERO, began.elapsed());
+            }
+            waited?;
             if let (others, Some(failure)) = self.dialing.failures.get()
                 && others != failures
             {

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -90,8 +90,9 @@ impl Room {
         }
         let Some(client) = client else { return Err(Failure::Overflow) };
         let _waiting = Waiting::begin(self, &queue).ok_or(Failure::Overflow)?;
+        let began = Instant::now();
         let mut turn = pin!(tokio::time::timeout(queue.bound, self.places.clone().acquire_owned()));
-        std::future::poll_fn(|cx| {
+        let place = std::future::poll_fn(|cx| {
             if let Some(failure) = client.expired() {
                 return Poll::Ready(Err(failure));
             }
@@ -101,7 +102,9 @@ impl Room {
                 Ok(Err(_)) | Err(_) => Err(Failure::Overflow),
             })
         })
-        .await
+        .await;
+        client.waited(began.elapsed(), Duration::ZERO);
+        place
     }
 }
 

@@ -11,6 +11,7 @@ use hyper::body::{Bytes, Incoming};
 
 use super::attempt;
 use super::body::{Account, AnswerBody};
+use super::draft::Draft;
 use super::exchange::Exchange;
 use super::grpc;
 use super::headers::{self, RequestHead};
@@ -27,7 +28,7 @@ use crate::route::policy::Timeouts;
 pub async fn handle(
     worker: Rc<Worker>,
     state: Rc<State>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let version = request.version();
     let connection = state;
@@ -37,6 +38,9 @@ pub async fn handle(
     // From here on the request is counted when this is dropped, even if its client does not wait for an answer.
     let mut account = Account::new(worker.clone(), state.clone(), cells::Method::of(request.method()));
     account.grpc = grpc::is_grpc(&request);
+    if worker.pen.wants() {
+        account.draft = Some(Draft::begin(&worker, &state, &mut request, account.started));
+    }
     let outcome = match state.client().redirect {
         Some(port) => redirect(&worker, &state, request, port),
         None => {
@@ -74,7 +78,7 @@ pub async fn handle(
     }
     // A refused call is an answer of 200 on the wire.
     let status = failure.filter(|_| account.grpc).map_or(answer.status(), Failure::status);
-    account.answered(status, failure);
+    account.answered(status, answer.status(), failure);
     state.answer_begins(worker.now());
     let (head, body) = answer.into_parts();
     let body = match body {
@@ -105,6 +109,9 @@ async fn route_and_send(
         decided.cells.split.add(1);
     }
     account.decided(decided, decision, live.routes.as_slice());
+    if let Some(draft) = &mut account.draft {
+        draft.client = RequestHead::new(&head, client.peer, policy).client;
+    }
     let own = decision.route.and_then(|route| live.timeouts[route].as_ref());
     let mut deadline = None;
     if account.grpc

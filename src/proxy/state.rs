@@ -150,6 +150,8 @@ pub struct State {
     /// The body of the request, if it has one.
     upload: RefCell<Option<Rc<Upload>>>,
     expired: Cell<Option<Failure>>,
+    /// How long the try under way has waited for a place before its endpoint, and for a connection.
+    waits: Cell<(Duration, Duration)>,
     /// Whether the request asks for a tunnel, and the application's side of it, once it has agreed.
     asks_to_switch: Cell<bool>,
     switched: RefCell<Option<Box<Half>>>,
@@ -203,6 +205,7 @@ impl State {
             own: RefCell::new(None),
             upload: RefCell::new(None),
             expired: Cell::new(None),
+            waits: Cell::default(),
             asks_to_switch: Cell::new(false),
             switched: RefCell::default(),
             interim: RefCell::default(),
@@ -425,6 +428,17 @@ impl State {
     /// What the client is still to be told before its answer.
     pub fn interim(&self) -> &RefCell<Vec<u8>> {
         &self.interim
+    }
+
+    /// It has waited in the queue of a busy endpoint, or for a connection to one.
+    pub fn waited(&self, queue: Duration, connect: Duration) {
+        let waits = self.waits.get();
+        self.waits.set((waits.0 + queue, waits.1 + connect));
+    }
+
+    /// Forgets how long that was: in the queue, and for a connection.
+    pub fn take_waits(&self) -> (Duration, Duration) {
+        self.waits.take()
     }
 
     /// A piece of the answer's body, or anything in a tunnel, has come.

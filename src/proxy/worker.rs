@@ -26,6 +26,7 @@ use super::state::{Phase, State, TICK, Tick};
 use super::upstream::Upstream;
 use super::{Failure, Listener, Settings};
 use crate::metrics::{Metrics, ProxyCells, VersionCells};
+use crate::record::{self, Pen};
 use crate::route::live::{Live, View};
 use crate::route::policy::{Limits, Policy, Timeouts};
 use crate::route::transport::Transport;
@@ -77,7 +78,7 @@ impl Bound {
 
     /// Starts the workers. They answer 503 until the first snapshot is live. If ports are shared, connections are for others
     /// to take until [`Running::open`].
-    pub fn run(self, live: &Live, metrics: &Arc<Metrics>) -> io::Result<Running> {
+    pub fn run(self, live: &Live, metrics: &Arc<Metrics>, records: &record::Sender) -> io::Result<Running> {
         let shared = self.settings.reuse_port;
         let (stage, _) = watch::channel(if shared { Stage::Opening } else { Stage::Serving });
         let unopened = self.sockets.iter().flatten().filter(|_| shared).map(StdListener::try_clone);
@@ -93,6 +94,7 @@ impl Bound {
                 sockets: sockets.into_iter().zip(self.settings.listeners.iter().cloned()).collect(),
                 live: live.clone(),
                 metrics: metrics.clone(),
+                records: records.clone(),
                 open: open.clone(),
                 accepting: accepting.clone(),
                 rooms: rooms.clone(),
@@ -171,6 +173,7 @@ struct Start {
     sockets: Vec<(StdListener, Listener)>,
     live: Live,
     metrics: Arc<Metrics>,
+    records: record::Sender,
     open: Arc<AtomicUsize>,
     accepting: Arc<AtomicUsize>,
     rooms: Arc<Rooms>,
@@ -193,6 +196,7 @@ async fn work(start: Start) {
         index: start.index,
         ports: (0..start.live.ports()).map(|port| Port::new(start.live.view(port))).collect(),
         cells: start.metrics.proxy(start.index),
+        pen: Pen::new(start.records, start.metrics.proxy(start.index)),
         metrics: start.metrics,
         open: start.open,
         rooms: start.rooms,
@@ -373,6 +377,8 @@ pub struct Worker {
     ports: Box<[Port]>,
     metrics: Arc<Metrics>,
     pub cells: Arc<ProxyCells>,
+    /// Says which requests somebody wants to hear of.
+    pub pen: Pen,
     /// Connections of all workers; touched once per connection.
     open: Arc<AtomicUsize>,
     /// The places before endpoints, of all workers; asked once per change.
@@ -444,6 +450,7 @@ impl Worker {
     /// The slow clock: a tenth of a second has passed.
     fn look(&self) {
         self.tick.set(Tick(self.tick.get().0 + 1));
+        self.pen.look();
         let mut timeouts = Vec::with_capacity(self.ports.len());
         for port in 0..self.ports.len() {
             let live = self.live(port);
@@ -597,6 +604,7 @@ mod tests {
             ports: Box::new([Port::new(live.view(0))]),
             cells: metrics.proxy(0),
             metrics,
+            pen: Pen::new(record::channel(Default::default()).0, Arc::default()),
             open: Arc::default(),
             rooms: Arc::default(),
             gates: Arc::default(),

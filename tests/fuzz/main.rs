@@ -213,6 +213,7 @@ async fn start(application: SocketAddr) -> (Running, control::Sender) {
         ports: vec![PortName::default()],
         following: None,
         aliases: Vec::new(),
+        record: Default::default(),
     };
     let (observations, receiver) = control::channel();
     let running = splitway::bind(settings).expect("free ports").start(receiver).expect("threads");

@@ -4,18 +4,32 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("route", &[]),
     ("text", &[]),
     ("metrics", &["route", "proxy::Failure", "tls::HandshakeFailure"]),
     ("tls", &["route"]),
-    ("proxy", &["route", "metrics", "tls"]),
+    ("record", &["route", "metrics", "tls"]),
+    ("proxy", &["route", "metrics", "record", "tls"]),
     ("control", &["route", "metrics"]),
     ("source", &["control", "metrics", "route", "tls"]),
-    ("config", &["source", "route", "proxy", "metrics::Alias", "text", "tls", "admin::Settings", "admin::Token"]),
+    (
+        "config",
+        &[
+            "source",
+            "record::access_log",
+            "route",
+            "proxy",
+            "metrics::Alias",
+            "text",
+            "tls",
+            "admin::Settings",
+            "admin::Token",
+        ],
+    ),
     ("lint", &["control", "route", "text"]),
     ("history", &["control", "metrics", "route"]),
-    ("admin", &["control", "history", "metrics", "route", "proxy::Failure"]),
+    ("admin", &["control", "history", "metrics", "record", "route", "proxy::Failure"]),
     ("check", &["source", "control", "route", "admin::ask", "admin::token"]),
     ("demo", &["control", "history", "metrics", "route", "proxy", "tls", "bind", "Bound", "Running", "Settings"]),
 ];

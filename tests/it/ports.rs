@@ -159,6 +159,7 @@ fn a_listener_before_no_port_and_two_ports_of_one_name_are_refused_before_anythi
             ports: names.iter().map(|name| PortName::new(name)).collect(),
             following: None,
             aliases: Vec::new(),
+            record: Default::default(),
         });
         error.err().map(|error| error.to_string()).unwrap_or_default()
     };

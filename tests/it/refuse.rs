@@ -448,6 +448,7 @@ async fn before_the_first_snapshot_everybody_is_told_to_come_back() {
         ports: vec![PortName::default()],
         following: None,
         aliases: Vec::new(),
+        record: Default::default(),
     };
     let (_observations, receiver) = control::channel();
     let running = splitway::bind(settings).unwrap().start(receiver).unwrap();
@@ -469,6 +470,7 @@ async fn time_passes_before_the_first_snapshot_too() {
         ports: vec![PortName::default()],
         following: None,
         aliases: Vec::new(),
+        record: Default::default(),
     };
     let (_observations, receiver) = control::channel();
     let running = splitway::bind(settings).unwrap().start(receiver).unwrap();

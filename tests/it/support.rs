@@ -260,6 +260,7 @@ impl Proxy {
             ports: vec![PortName::default()],
             following: None,
             aliases: Vec::new(),
+            record: Default::default(),
         };
         adjust(&mut settings);
         let (observations, receiver) = control::channel();

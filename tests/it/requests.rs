@@ -1,0 +1,96 @@
+//! The last requests, as the admin listener shows them.
+
+use http::{HeaderName, Request};
+use serde_json::{Value, json};
+use splitway::route::matches::{Match, ValueMatch};
+use splitway::route::{Action, Role, Route, RouteName, VersionHash};
+
+use crate::support::{App, Proxy, dead, eventually, routing, two};
+
+async fn shown(proxy: &Proxy, query: &str) -> Vec<Value> {
+    let answer = proxy.ask_admin(&format!("/requests{query}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+    answer["requests"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn requests_are_shown_with_what_became_of_them_and_why_and_without_their_query() {
+    let (stable, canary) = (App::start("stable").await, App::start("canary").await);
+    let mut routing = two(&stable, &canary, (1, 0));
+    routing.routes.push(Route {
+        name: RouteName::new("testers"),
+        matches: vec![Match {
+            headers: vec![(HeaderName::from_static("x-tester"), ValueMatch::Exact("1".into()))],
+            ..Match::default()
+        }],
+        action: Action::Send(VersionHash::new("canary")),
+        count: true,
+        timeouts: None,
+    });
+    let proxy = Proxy::start(routing).await;
+    // A sample is taken when a tick has passed, and another worker takes another one: until both are there.
+    eventually("both requests", async || {
+        let mut client = proxy.client().await;
+        client.get("/plain?token=secret").await;
+        client.get_with("/tested", &[("x-tester", "1")]).await;
+        let all = shown(&proxy, "").await;
+        ["/plain", "/tested"].iter().all(|path| all.iter().any(|one| one["path"] == *path))
+    })
+    .await;
+    let canaries = shown(&proxy, "?role=canary").await;
+    assert!(!canaries.is_empty() && canaries.iter().all(|one| one["path"] == "/tested"));
+    let one = &canaries[0];
+    for (field, expected) in [
+        ("method", json!("GET")),
+        ("status", json!(200)),
+        ("code", json!(200)),
+        ("version", json!("canary")),
+        ("reason", json!("route")),
+        ("route", json!("testers")),
+        ("failure", Value::Null),
+    ] {
+        assert_eq!(one[field], expected, "{field}");
+    }
+    assert!(one["duration_seconds"].as_f64().unwrap() > 0.0);
+    assert!(one["time"].as_str().unwrap().ends_with('Z'));
+    let plain = shown(&proxy, "?reason=weighted&version=stable").await;
+    assert!(!plain.is_empty() && plain.iter().all(|one| one["role"] == "stable" && one["route"] == Value::Null));
+    let text = proxy.ask_admin("/requests").await.text();
+    assert!(!text.contains("secret") && !text.contains("token"), "{text}");
+    assert_eq!(shown(&proxy, "?version=stable&role=canary").await, Vec::<Value>::new());
+    let unknown = proxy.ask_admin("/requests?vresion=a").await;
+    assert_eq!(unknown.status, 400);
+    assert!(unknown.text().contains("did you mean version?"), "{}", unknown.text());
+}
+
+#[tokio::test]
+async fn failures_are_shown_though_nobody_chose_them() {
+    let app = App::start("stable").await;
+    let proxy =
+        Proxy::start(routing(&[("stable", Role::Stable, 1, &[app.address]), ("canary", Role::Canary, 0, &[dead(1)])]))
+            .await;
+    let mut client = proxy.client().await;
+    // More than samples are taken of, on one connection and so on one worker.
+    for _ in 0..50 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    for _ in 0..5 {
+        assert_eq!(client.send(Request::get("/status/503")).await.status, 503);
+    }
+    assert_eq!(client.send(Request::builder().method("TRACE").uri("/trace")).await.status, 405);
+    eventually("all failures", async || shown(&proxy, "").await.iter().filter(|one| one["code"] != 200).count() == 6)
+        .await;
+    let all = shown(&proxy, "").await;
+    let failures: Vec<&Value> = all.iter().filter(|one| one["code"] == 503).collect();
+    assert_eq!(failures.len(), 5);
+    // What the first one was, nobody had written down, unless it was a sample; from then on it is known.
+    for failure in &failures[..4] {
+        assert_eq!((&failure["path"], &failure["status"]), (&json!("/status/503"), &json!(503)));
+        assert_eq!((&failure["version"], &failure["failure"]), (&json!("stable"), &Value::Null));
+    }
+    let refused = all.iter().find(|one| one["code"] == 405).unwrap();
+    assert_eq!((&refused["failure"], &refused["version"]), (&json!("method_refused"), &Value::Null));
+    // The newest first.
+    assert!(all.is_sorted_by(|a, b| a["time"].as_str() >= b["time"].as_str()));
+}
