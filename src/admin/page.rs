@@ -141,7 +141,7 @@ mod tests {
         let mut wire = 0;
         for asset in &ASSETS {
             let html = (ACCEPT, "text/html,application/xhtml+xml,*/*;q=0.8");
-            let plain = body(page.answer(asset.path, &asked(&[html.clone()])).unwrap()).await;
+            let plain = body(page.answer(asset.path, &asked(std::slice::from_ref(&html))).unwrap()).await;
             assert_eq!(plain, asset.bytes, "{}", asset.path);
             let answer = page.answer(asset.path, &asked(&[html, (ACCEPT_ENCODING, "br, gzip;q=0.5")])).unwrap();
             assert_eq!(answer.headers()[CONTENT_ENCODING], "gzip", "{}", asset.path);

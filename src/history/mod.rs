@@ -275,13 +275,6 @@ impl History {
     }
 }
 
-/// Seconds for tests of what is made of them.
-#[cfg(test)]
-pub(crate) mod made_up {
-    use super::*;
-    pub(crate) use seconds::made_up as second;
-}
-
 async fn changed(following: &mut Option<FollowingView>) {
     if let Some(view) = following
         && view.changed().await.is_ok()
@@ -374,4 +367,11 @@ impl Reading {
         };
         self.accounts.iter().enumerate().flat_map(of_port).collect()
     }
+}
+
+/// Seconds for tests of what is made of them.
+#[cfg(test)]
+pub(crate) mod made_up {
+    use super::*;
+    pub(crate) use seconds::made_up as second;
 }

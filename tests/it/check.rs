@@ -47,7 +47,10 @@ impl Case {
         config(&mut seen);
         let (config, metrics) = (seen.to_string(), metrics(&admin.get("/metrics").await.text()));
         let answer = |body: &str| {
-            Then::AnswerAndClose(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+            Then::AnswerAndClose(format!(
+                "HTTP/1.1 200 OK\r\nserver: splitway/0\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            ))
         };
         let liar = Scripted::start(move |_, request| match request.starts_with("GET /config ") {
             true => answer(&config),

@@ -13,7 +13,14 @@ async fn ask(proxy: &Proxy, target: &str) -> Value {
 
 /// Requests to `/`, and to `/status/503` each time the split gives one to the canary that is to fail: one at a time, so
 /// that the clients know what every version has got. Returns requests and errors of stable and canary.
+///
+/// Returns when all of them are counted: a worker counts a request after its last byte has gone.
 async fn load(proxy: &Proxy, requests: u64, fail_one_in: u64) -> [(u64, u64); 2] {
+    let counted = || {
+        let versions = proxy.running.metrics().totals().versions;
+        versions.iter().map(|version| version.requests()).sum::<u64>()
+    };
+    let before = counted();
     let (mut client, mut counts) = (proxy.client().await, [(0, 0); 2]);
     for i in 0..requests {
         let target = if i % fail_one_in == fail_one_in - 1 { "/status/503" } else { "/" };
@@ -22,6 +29,7 @@ async fn load(proxy: &Proxy, requests: u64, fail_one_in: u64) -> [(u64, u64); 2]
         of.0 += 1;
         of.1 += u64::from(answer.status == 503);
     }
+    eventually("all of them are counted", async || counted() == before + requests).await;
     counts
 }
 

@@ -182,7 +182,8 @@ async fn all_is_verified_only_when_every_ready_replica_is() {
         loop {
             let (mut stream, _) = liar.accept().await.unwrap();
             let _ = stream.read(&mut [0; 4096]).await;
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
+            let answer = b"HTTP/1.1 200 OK\r\nserver: splitway/0\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+            let _ = stream.write_all(answer).await;
         }
     });
     world.ready(&[1, 2, 6]);
