@@ -15,6 +15,7 @@ var (
 	blueGreenScene = &scene{name: "blue-green", object: blueGreen}
 	outageScene    = &scene{name: "outages", mode: empty, object: canary(fields{}), proxies: behindGate}
 	checkScene     = &scene{name: "check", mode: empty, object: canary(fields{}), proxies: behindGate}
+	judgedScene    = &scene{name: "analysis", mode: empty, object: judged, extra: "replicas.yaml", proxies: twoWithTemplates}
 	replicasScene  = &scene{name: "replicas", mode: empty, object: canary(fields{}), extra: "replicas.yaml", proxies: twoReplicas}
 )
 
@@ -59,4 +60,15 @@ var scenarios = append([]scenario{
 	{"outages/restored", "etcd is restored from an older state", outageScene, restored, false},
 	{"check", "every cause that splitway check knows, brought about", checkScene, checkAll, false},
 	{"replicas", "two proxies, one of which hears nothing for a while", replicasScene, heldReplica, false},
+
+	{"analysis/aborts-web", "a canary that fails 20 % is rolled back by its controller, which asks the proxies", judgedScene, aborts(byAnalysis, false), true},
+	{"analysis/aborts-web-step", "the same, with the analysis as a step", judgedScene, aborts(byAnalysis, true), false},
+	{"analysis/promotes-web", "a good one is promoted, judged beside the steps and between them", judgedScene,
+		promotes(&byAnalysis, fields{"setWeight": 5}, byAnalysis.step(), fields{"setWeight": 100}), false},
+	{"analysis/aborts-prometheus", "a canary that fails 20 % is rolled back by its controller, which asks Prometheus", judgedScene,
+		withPrometheus(aborts(bySuccessRate, false)), false},
+	{"analysis/aborts-prometheus-step", "the same, against the stable version, as a step", judgedScene, withPrometheus(aborts(againstStable, true)), false},
+	{"analysis/promotes-prometheus", "a good one is promoted, judged beside the steps and between them", judgedScene,
+		withPrometheus(promotes(&bySuccessRate, fields{"setWeight": 5}, againstStable.step(), fields{"setWeight": 100})), false},
+	{"analysis/twenty", "twenty good versions in a row, none of which is aborted", judgedScene, twenty, false},
 }, deployScenarios...)

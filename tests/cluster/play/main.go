@@ -9,7 +9,8 @@
 //   - splitway.go: the proxy under test; gate.go: a way to the API server that can be cut;
 //   - list.go: all scenarios; scenario.go: how they are played; scene.go: what several of them are played on;
 //   - traffic.go: shares, losses and takeovers, by the load of ../load, and the table of them;
-//   - a file for each group of scenarios: pods.go, first_case.go, walks.go, killed.go, providers.go, outages.go, replicas.go.
+//   - a file for each group of scenarios: pods.go, first_case.go, walks.go, killed.go, providers.go, outages.go, replicas.go,
+//     rollback.go.
 package main
 
 import (
@@ -42,7 +43,7 @@ func main() {
 	flag.StringVar(&o.source, "source", "", "folder with manifests/ and images/")
 	flag.StringVar(&o.work, "work", "", "folder for data, logs and recordings; what is in it goes")
 	flag.BoolVar(&o.hold, "hold", false, "play nothing: keep the control plane up until Ctrl-C, and say how to reach it")
-	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "bound for everything together")
+	flag.DurationVar(&o.timeout, "timeout", 20*time.Minute, "bound for everything together")
 	flag.BoolVar(&o.quick, "quick", false, "only a few scenarios: two minutes")
 	list := flag.Bool("list", false, "show the scenarios")
 	flag.Parse()

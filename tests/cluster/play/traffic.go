@@ -23,7 +23,7 @@ type score struct {
 	scenario string
 	requests int
 	lost     int
-	expected int     // of the lost: what the scenario made impossible to answer
+	expected int     // of the lost: what the scenario made fail
 	worst    float64 // how many requests a settled share was off, at most
 	windows  int     // in which shares were looked at
 	slow     time.Duration
@@ -268,7 +268,7 @@ func (s *stage) accounts() error {
 		for j, port := range p.Ports {
 			answered := map[string]int64{}
 			for _, r := range s.loads[i*each+j].Between(time.Time{}, time.Now()) {
-				if r.Lost == "" && r.Sent.After(w.begun) {
+				if r.Version != "" && r.Sent.After(w.begun) {
 					answered[r.Version]++
 				}
 			}
@@ -396,7 +396,7 @@ func (p *plane) summary() {
 		}
 		fmt.Println(row)
 	}
-	fmt.Println("lost: A+B are A without a reason, and B that were with a pod that was killed; off by: requests, at worst, in windows with sharp ends")
+	fmt.Println("lost: A+B are A without a reason, and B that a scenario has made fail: with a killed pod, or by a canary that goes wrong; off by: requests, at worst, in windows with sharp ends")
 	if p.followed > 0 {
 		fmt.Printf("by the proxies' own metric: %d of %d changes were in force within 100 ms of the API's news\n", p.soon, p.followed)
 	}
