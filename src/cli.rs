@@ -47,7 +47,8 @@ Next: splitway demo        All commands: splitway --help
     long_version = LONG_VERSION,
     about = "An exact HTTP traffic split in front of the versions of one application",
     before_help = "Examples:\n  splitway demo\n  splitway run --listen :8080 --stable :9001 --canary :9002=5.5%",
-    after_help = "Next: splitway demo",
+    after_help = "Of each: splitway COMMAND --help. Its own: splitway --version.\nNext: splitway demo",
+    help_template = "{before-help}{about}\n\n{usage-heading} {usage}\n\n{subcommands}{after-help}",
     disable_help_subcommand = true
 )]
 pub struct Cli {
@@ -63,6 +64,10 @@ pub enum Command {
     Run(Box<Run>),
     /// Check a file and show everything that is wrong with it
     Validate(Validate),
+    /// Show how a rollout stands, and why it waits
+    Status(Status),
+    /// Tell what became of the last rollouts
+    Report(Report),
     /// Tell which version a request would get, and why
     Explain(Explain),
     /// Tell what is wrong with a Rollout, and what its steps can prove
@@ -77,6 +82,16 @@ pub enum Command {
         after_help = "Next, on top of splitway.yaml: # yaml-language-server: $schema=splitway.json"
     )]
     Schema,
+    /// Write a manual page for each command
+    #[command(
+        before_help = "Example:\n  splitway man --out ~/.local/share/man/man1",
+        after_help = "Next: man splitway"
+    )]
+    Man {
+        /// The folder; it is made if it is not there
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Print completions for a shell
     #[command(
         before_help = "Examples:\n  source <(splitway completions bash)\n  splitway completions fish | source",
@@ -315,6 +330,66 @@ fn share(text: &str) -> Result<f64, String> {
         None => text.parse().ok(),
     };
     share.filter(|share| (0.0..=0.5).contains(share)).ok_or_else(|| "expected 0% to 50%, such as 0.1%".to_owned())
+}
+
+/// Which proxies are asked.
+#[derive(Args)]
+pub struct Proxies {
+    /// The admin listener of a proxy that runs
+    #[arg(long, value_parser = loopback, value_name = "ADDRESS", required_unless_present = "rollout", conflicts_with = "rollout")]
+    pub admin: Option<SocketAddr>,
+    /// With the token that it asks for
+    #[arg(long, env = "SPLITWAY_ADMIN_TOKEN_FILE", hide_env = true, value_name = "F")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Or find the proxies of this Rollout through the API server
+    #[arg(short, long, env = "SPLITWAY_ROLLOUT", hide_env = true, value_name = "NS/NAME")]
+    pub rollout: Option<String>,
+    #[command(flatten)]
+    pub place: Place,
+    /// Where the pods listen for admin
+    #[arg(long, default_value_t = 9090, value_name = "PORT")]
+    pub admin_port: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Args)]
+#[command(
+    before_help = "Examples:\n  splitway status --admin :9090\n  splitway status --rollout services/shop --watch",
+    after_help = "Next: splitway report, splitway explain",
+    help_template = TERSE
+)]
+pub struct Status {
+    #[command(flatten)]
+    pub proxies: Proxies,
+    /// Show it anew each second, until Ctrl-C
+    #[arg(short, long)]
+    pub watch: bool,
+    /// table, json or yaml
+    #[arg(short, long, default_value = "table", value_name = "FORM", hide_possible_values = true)]
+    pub output: Form,
+}
+
+#[derive(Args)]
+#[command(
+    before_help = "Examples:\n  splitway report --admin :9090\n  splitway report --rollout services/shop --number 3 -o yaml",
+    after_help = "Next: docs/analysis.md says what the words mean",
+    help_template = TERSE
+)]
+pub struct Report {
+    #[command(flatten)]
+    pub proxies: Proxies,
+    /// This one only; they count from 1
+    #[arg(long, value_name = "N")]
+    pub number: Option<u64>,
+    /// table, json or yaml
+    #[arg(short, long, default_value = "table", value_name = "FORM", hide_possible_values = true)]
+    pub output: Form,
 }
 
 #[derive(Args)]

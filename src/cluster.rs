@@ -101,6 +101,12 @@ pub async fn look_at(
     Ok((client, settings))
 }
 
+/// A client, and the Rollout's namespace. Nothing is asked yet.
+pub async fn client_for(name: &RolloutName, place: cli::Place) -> Result<(kube::Client, String), String> {
+    let (_, client, namespace) = reach(name, place).await?;
+    Ok((client, namespace))
+}
+
 /// An empty flag or variable is as good as none.
 fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())

@@ -2,6 +2,7 @@
 
 mod cli;
 mod cluster;
+mod proxies;
 
 use std::io::{self, IsTerminal, Write};
 use std::iter;
@@ -34,6 +35,9 @@ fn main() -> ExitCode {
         Some(Command::Demo(demo)) => show(demo),
         Some(Command::Run(run)) => serve(*run),
         Some(Command::Validate(validate)) => check(&validate.file),
+        Some(Command::Status(asked)) => proxies::status(asked),
+        Some(Command::Report(asked)) => proxies::report(asked),
+        Some(Command::Man { out }) => proxies::man(&out),
         Some(Command::Explain(explain)) => explain_one(explain),
         Some(Command::Lint(lint)) => look_at(&lint),
         Some(Command::Check(asked)) => look(asked),
@@ -472,16 +476,21 @@ fn token(file: Option<&Path>) -> Result<Option<admin::Token>, Stop> {
     file.map(admin::Token::read).transpose().map_err(|error| Stop::Other(format!("--admin-token-file: {error}")))
 }
 
-fn look(asked: cli::Check) -> Result<ExitCode, Stop> {
+/// Read as `run` would.
+fn rollout_name(text: &str, command: &str) -> Result<config::RolloutName, Stop> {
     let flags = Flags {
-        rollout: Some(asked.rollout.clone()),
+        rollout: Some(text.to_owned()),
         // Nothing listens; without an address the settings would not be whole.
         listen: vec!["127.0.0.1:0".to_owned()],
         ..Flags::default()
     };
-    let config =
-        config::from_flags(&flags).map_err(|problems| Stop::problems(problems, "Next: splitway check --help"))?;
-    let name = config.rollout().cloned().ok_or_else(|| Stop::Other("expected --rollout NS/NAME".to_owned()))?;
+    let help = format!("Next: splitway {command} --help");
+    let config = config::from_flags(&flags).map_err(|problems| Stop::problems(problems, help))?;
+    config.rollout().cloned().ok_or_else(|| Stop::Other("expected --rollout NS/NAME".to_owned()))
+}
+
+fn look(asked: cli::Check) -> Result<ExitCode, Stop> {
+    let name = rollout_name(&asked.rollout, "check")?;
     let output = asked.output;
     let token = token(asked.admin_token_file.as_deref())?;
     let report = run_cold(async {

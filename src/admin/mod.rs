@@ -9,6 +9,7 @@
 //! | `/readyz`, `/ready` | 200 while traffic is welcome: a snapshot is live and the proxy is not draining; else 503. `?verbose` lists the conditions |
 //! | `/config` | what is live as JSON: generation and, for each port, weights asked, shares really sent, endpoints, routes |
 //! | `/verify` | 200 when this proxy, or with `all=true` every ready replica, serves the weight that is asked for, or has nothing open on a version; else 503 and why |
+//! | `/status` | how everything stands: the Rollout's steps and why it waits, versions, endpoints, rates; as JSON, or as a tree for those who prefer `text/plain` |
 //! | `/analysis` | what every version has counted in a window of time, canary against stable, as JSON; with `all=true` of every ready replica |
 //! | `/report` | what became of each of the last rollouts: as JSON, or as text for those who prefer `text/plain` |
 //! | `/explain` | which version a made-up request would get, and why; `?port=NAME` where there are several ports |
@@ -16,8 +17,8 @@
 //!
 //! Files: `listen` is the listener with its limits, `token` what it may ask for, `page` the dashboard's files and `events` what
 //! moves on it; `view` is the serializable picture of `/config`; `explain` is the made-up request; `verify` judges what
-//! `/verify` asks, `analysis` compares versions, `report` is the picture of past rollouts, `requests` chooses among the last
-//! requests, and `peers` asks the other replicas.
+//! `/verify` asks, `analysis` compares versions, `report` is the picture of past rollouts,
+//! `status` that of now, `requests` chooses among the last requests, and `peers` asks the other replicas.
 
 pub mod analysis;
 pub mod ask;
@@ -27,8 +28,9 @@ mod listen;
 mod page;
 mod peers;
 pub mod report;
-pub mod token;
 mod requests;
+pub mod status;
+pub mod token;
 pub mod verify;
 pub mod view;
 
@@ -142,7 +144,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 type Answer = Response<Body>;
 
 /// Every path with what it shows.
-const ENDPOINTS: [(&str, &str); 12] = [
+const ENDPOINTS: [(&str, &str); 14] = [
     ("/metrics", "Prometheus metrics"),
     ("/healthz", "200 while the process answers"),
     ("/livez", "the same"),
@@ -150,6 +152,7 @@ const ENDPOINTS: [(&str, &str); 12] = [
     ("/ready", "the same"),
     ("/config", "what is live, as JSON: by port, weights asked, shares really sent, endpoints, routes"),
     ("/verify", "200 when what is asked for is so, here or (all=true) at every ready replica, else 503; for example"),
+    ("/status", "how everything stands: steps, versions, endpoints, asked and sent, errors, as JSON or as text/plain"),
     ("/analysis", "requests, errors and latency of each version in a window, canary against stable; for example"),
     ("/report", "what became of each of the last rollouts, as JSON or as text/plain; for example"),
     ("/explain", "which version a request would get, and why, as JSON or as text/plain; for example"),
@@ -201,6 +204,8 @@ fn show<B>(context: &Context, request: &Request<B>) -> Answer {
         "/readyz" | "/ready" => readyz(context, query.split('&').any(|flag| flag.split('=').next() == Some("verbose"))),
         "/config" => json(StatusCode::OK, &Picture::take(context)),
         "/explain" => explain(context, query, wants_text(request)),
+        "/status" if wants_text(request) => text(StatusCode::OK, status::look(context).tree(status::Style::PLAIN)),
+        "/status" => json(StatusCode::OK, &status::look(context)),
         "/report" => report(context, query, wants_text(request)),
         "/requests" => match requests::from_query(query) {
             Ok(asked) => json(StatusCode::OK, &asked.of(&context.recent)),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::explain::decode;
 use super::{Context, nearest, view};
@@ -15,7 +15,7 @@ use crate::route::VersionHash;
 pub const EXAMPLE: &str = "/report, or /report?number=1 for one of them";
 
 /// One rollout.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// 1 is the first that this process has seen.
     pub number: u64,
@@ -24,7 +24,7 @@ pub struct Report {
     pub canary: String,
     pub stable: Option<String>,
     /// `running`, `promoted`, `aborted`, `withdrawn` or `superseded`.
-    pub outcome: &'static str,
+    pub outcome: String,
     pub why: Fact,
     /// RFC 3339, in UTC.
     pub began: String,
@@ -35,7 +35,7 @@ pub struct Report {
     pub versions: Vec<Version>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
     /// What asked for it, if a Rollout is followed.
     pub fact: Option<Fact>,
@@ -50,14 +50,14 @@ pub struct Step {
     pub versions: Vec<StepVersion>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StepVersion {
     pub version: String,
     pub requests: u64,
     pub errors: u64,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Version {
     pub version: String,
     pub requests: u64,
@@ -124,7 +124,7 @@ impl Report {
             rollout,
             canary: report.canary.to_string(),
             stable: report.stable.as_ref().map(ToString::to_string),
-            outcome: report.ended.map_or("running", |(_, outcome)| outcome.as_str()),
+            outcome: report.ended.map_or("running", |(_, outcome)| outcome.as_str()).to_owned(),
             why: report.why.clone(),
             began: view::time(report.began),
             ended: report.ended.map(|(at, _)| view::time(at)),

@@ -6,6 +6,7 @@
 //! * `watched`: one list-then-watch that begins again after every failure;
 //! * `objects`: what is kept of each object;
 //! * `endpoints`: from pods, or from EndpointSlices where pods may not be read, to endpoints by pod-template hash;
+//! * `proxies`: those who follow it, found and asked through the API server;
 //! * `look`: one look at all of it, permission by permission, for `check`;
 //! * `saved`: the picture in a file, for a start while the API server is away.
 //!
@@ -21,6 +22,7 @@ mod endpoints;
 mod look;
 mod objects;
 mod picture;
+pub mod proxies;
 mod saved;
 mod watched;
 

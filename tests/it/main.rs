@@ -45,6 +45,7 @@ mod split;
 mod sticky;
 mod stream;
 mod streams;
+mod tell;
 mod tls;
 mod tour;
 mod trace;

@@ -2,14 +2,14 @@
 //!
 //! Every [`Fact`] names the field that says so, as `kubectl explain` and JSON paths write it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Duration, Hold, Intent, Rollout, Step, intent};
 use crate::control::rollout::Finer;
 use crate::route::VersionHash;
 
 /// A sentence, and the field of the Rollout that it comes from; empty where it is no field of the Rollout.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
     pub text: String,
     pub field: String,
@@ -22,7 +22,7 @@ impl Fact {
 }
 
 /// Where a Rollout stands.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     pub state: State,
     /// In order; may be none.
@@ -38,7 +38,7 @@ pub struct Progress {
     pub why: Vec<Fact>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// There is no Rollout, or its controller has not said anything yet.

@@ -1,7 +1,7 @@
 //! A double of the API server for what a test must be able to bring about at will: refusals, silence, expired resource
 //! versions, an end in the middle. The real one plays whole rollouts in `tests/cluster`.
 //!
-//! Knows single objects, and namespaced lists and watches with label selectors (`a=b`, `a in (b,c)`) and `metadata.name=`.
+//! Knows single objects, the way to a port of a pod (all pods are at 127.0.0.1), and namespaced lists and watches with label selectors (`a=b`, `a in (b,c)`) and `metadata.name=`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -272,6 +272,9 @@ async fn answer(world: Arc<Mutex<World>>, request: Request<Incoming>) -> Result<
         std::future::pending::<()>().await;
     }
     assert_eq!(request.method(), Method::GET, "nothing is ever written");
+    if let Some((port, target)) = proxied(request.uri()) {
+        return Ok(ask_pod(port, target).await);
+    }
     let Some(wanted) = Wanted::of(&request) else {
         return Ok(whole(404, status(404, "NotFound", "no such path")));
     };
@@ -308,6 +311,19 @@ async fn answer(world: Arc<Mutex<World>>, request: Request<Incoming>) -> Result<
         "items": items,
     });
     Ok(whole(200, list))
+}
+
+/// `.../pods/NAME:PORT/proxy/TARGET`: the port, at our own address, and the target.
+fn proxied(uri: &http::Uri) -> Option<(u16, String)> {
+    let (pod, target) = uri.path_and_query()?.as_str().split_once("/proxy/")?;
+    Some((pod.rsplit(':').next()?.parse().ok()?, format!("/{target}")))
+}
+
+async fn ask_pod(port: u16, target: String) -> Response<Body> {
+    let answer = crate::support::Client::connect(([127, 0, 0, 1], port).into()).await.get(&target).await;
+    let mut response = Response::new(Full::new(answer.body).boxed_unsync());
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap();
+    response
 }
 
 /// Objects do not say their resource; their kind does.

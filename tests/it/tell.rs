@@ -1,0 +1,134 @@
+//! `status`, `report` and `man`: what the program tells about proxies that run.
+
+use serde_json::{Value, json};
+
+use crate::follow::{ROLLOUT, World};
+use crate::process::{Folder, Said, Serving, run, splitway, yaml};
+use crate::support::{App, eventually};
+
+/// Without blocking the thread that the applications are on.
+async fn said(args: &[&str]) -> Said {
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let work = move || run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+async fn requests(proxy: &Serving, n: usize) {
+    let mut client = proxy.client().await;
+    for _ in 0..n {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_by_its_admin_address() {
+    let (stable, canary, folder) = (App::start("stable").await, App::start("canary").await, Folder::new());
+    let proxy = Serving::from_file(&folder.write("splitway.yaml", &yaml(&stable, &canary, 25)), &[]).await;
+    requests(&proxy, 40).await;
+    let admin = proxy.admin.to_string();
+    let counted = async || {
+        let said = said(&["status", "--admin", &admin, "-o", "json"]).await;
+        let status: Value = serde_json::from_str(&said.out).expect("JSON");
+        status["ports"][0]["versions"][0]["requests_per_second"].as_f64().unwrap() > 0.0
+    };
+    eventually("the requests show", counted).await;
+    let table = said(&["status", "--admin", &admin]).await;
+    assert_eq!((table.code, table.err.as_str()), (0, ""), "{}", table.out);
+    for part in
+        ["Proxy:     ready, generation 1", "canary canary", "stable stable", &canary.address.to_string(), "25.00 %"]
+    {
+        assert!(table.out.contains(part), "{part}: {}", table.out);
+    }
+    assert!(table.out.lines().all(|line| line.chars().count() <= 100) && !table.out.contains('\x1b'), "{}", table.out);
+    let yaml = said(&["status", "--admin", &admin, "-o", "yaml"]).await;
+    assert!(yaml.out.contains("generation: 1\n") && yaml.out.contains("role: canary"), "{}", yaml.out);
+
+    let report = said(&["report", "--admin", &admin]).await;
+    assert!(report.out.starts_with("rollout 1: canary canary running"), "{}", report.out);
+    let report = said(&["report", "--admin", &admin, "--number", "1", "-o", "json"]).await;
+    let reports: Value = serde_json::from_str(&report.out).expect("JSON");
+    assert_eq!((&reports[0]["outcome"], &reports[0]["versions"][0]["requests"]), (&json!("running"), &json!(10)));
+    let none = said(&["report", "--admin", &admin, "--number", "7"]).await;
+    assert_eq!(none.code, 1);
+    assert!(none.err.contains("there is no report 7: those from 1 to 1 are kept"), "{}", none.err);
+}
+
+#[tokio::test]
+async fn a_wrong_address_is_told_with_the_remedy() {
+    let app = App::start("stable").await;
+    let not_ours = app.address.to_string();
+    let wrong = said(&["status", "--admin", &not_ours]).await;
+    assert_eq!(wrong.code, 1);
+    assert!(
+        wrong.err.contains("is not an admin listener") || wrong.err.contains("admin listener of a proxy"),
+        "{}",
+        wrong.err
+    );
+    let nobody = said(&["status", "--admin", "127.0.0.1:1"]).await;
+    assert!(
+        nobody.code == 1 && nobody.err.contains("is it the admin listener of a proxy that runs?"),
+        "{}",
+        nobody.err
+    );
+    let neither = said(&["status"]).await;
+    assert!(neither.code == 2 && neither.err.contains("--admin"), "{}", neither.err);
+}
+
+#[tokio::test]
+async fn the_proxies_of_a_rollout_are_found_through_the_api_server() {
+    let world = World::new().await;
+    let proxy = world.proxy(&[]).await;
+    proxy.until("the Rollout", |config| config["generation"].as_u64() > Some(0)).await;
+    world.api.put(
+        "pods",
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "status": {"phase": "Running"},
+            "metadata": {"name": "splitway-1", "namespace": "services", "labels": {"app.kubernetes.io/name": "splitway"}},
+        }),
+    );
+    let kubeconfig = world.folder.path("kubeconfig");
+    let port = proxy.admin.port().to_string();
+    let common = ["--kubeconfig", kubeconfig.to_str().unwrap(), "--admin-port", &port];
+    let table = said(&[&["status", "--rollout", ROLLOUT][..], &common].concat()).await;
+    assert_eq!((table.code, table.err.as_str()), (0, ""), "{}", table.out);
+    for part in ["Rollout:   services/shop", "canary v2", "stable v1", "Step:      2/5", "setWeight 60"] {
+        assert!(table.out.contains(part), "{part}: {}", table.out);
+    }
+    let report = said(&[&["report", "--rollout", ROLLOUT][..], &common].concat()).await;
+    assert!(report.out.starts_with("rollout 1 of services/shop: canary v2 running"), "{}", report.out);
+    let other = said(&[&["status", "--rollout", "services/other"][..], &common].concat()).await;
+    assert!(other.code == 1 && other.err.contains("splitway-1 follows services/shop"), "{}", other.err);
+    world.api.refuse_verb("list", "pods", 403);
+    let refused = said(&[&["status", "--rollout", ROLLOUT][..], &common].concat()).await;
+    assert!(refused.code == 1 && refused.err.contains("may not list pods (403)"), "{}", refused.err);
+    world.api.allow("pods");
+    world.api.delete("pods", "splitway-1");
+    let none = said(&[&["status", "--rollout", ROLLOUT][..], &common].concat()).await;
+    assert!(none.code == 1 && none.err.contains("has the label app.kubernetes.io/name=splitway"), "{}", none.err);
+}
+
+#[tokio::test]
+async fn watching_goes_on_while_the_proxy_is_away() {
+    let (stable, canary, folder) = (App::start("stable").await, App::start("canary").await, Folder::new());
+    let file = folder.write("splitway.yaml", &yaml(&stable, &canary, 25));
+    let proxy = Serving::from_file(&file, &[]).await;
+    let admin = proxy.admin.to_string();
+    let mut command = splitway(&["status", "--watch", "--admin", &admin]);
+    let mut watch = crate::process::Process::spawn(&mut command);
+    while !watch.line().await.expect("it watches").starts_with("Proxy:     ready") {}
+    proxy.process.signal("KILL");
+    watch.logged("is it the admin listener of a proxy that runs?").await;
+    watch.signal("INT");
+}
+
+#[test]
+fn a_manual_page_is_written_for_each_command() {
+    let folder = Folder::new();
+    let out = folder.path("man");
+    let said = run(&["man", "--out", out.to_str().unwrap()]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    for page in ["splitway.1", "splitway-run.1", "splitway-status.1", "splitway-report.1", "splitway-lint.1"] {
+        let text = std::fs::read_to_string(out.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(text.contains(".TH "), "{page}");
+    }
+}
