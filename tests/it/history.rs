@@ -54,6 +54,8 @@ async fn the_report_the_analysis_the_metrics_and_the_clients_agree() {
     let (stable, canary) = (App::start("stable").await, App::start("canary").await);
     let proxy = Proxy::start(two(&stable, &canary, (95, 5))).await;
     let first = load(&proxy, 400, 5).await;
+    // A weight that was in force for less than 100 ms is told with the next.
+    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     proxy.set(two(&stable, &canary, (3, 1))).await;
     let second = load(&proxy, 201, 7).await;
     let [stable_counts, canary_counts] = [0, 1].map(|i| (first[i].0 + second[i].0, first[i].1 + second[i].1));
