@@ -284,12 +284,15 @@ async fn run(options: &Options) -> Result<bool, String> {
     let mut levels: Vec<f64> = points.iter().map(|(_, y)| *y).collect();
     levels.sort_by(f64::total_cmp);
     let level = levels.get(levels.len() / 2).copied().unwrap_or(0.0);
-    let (mebibytes, share) = if options.minutes < 30.0 { (4.0, 0.10) } else { (1.0, 0.02) };
+    // A short run has too few samples for the middle of what its slope may be: under load memory goes up and down by a
+    // third. There it fails when it is known to have grown.
+    let short = options.minutes < 30.0;
+    let (mebibytes, share) = if short { (4.0, 0.10) } else { (1.0, 0.02) };
     let bound = f64::max(mebibytes, share * level);
     let hours = options.minutes / 2.0 / 60.0;
     match fitted {
         Some(slope) => must(
-            slope.median * hours <= bound,
+            (if short { slope.least } else { slope.median }) * hours <= bound,
             format!(
                 "memory does not grow in the last half: {:+.2} MiB in {:.0} s at {level:.1} MiB (bound: {bound:.2} MiB); \
                  {:+.2} MiB/h, 95 % from {:+.2} to {:+.2}",
