@@ -74,8 +74,15 @@ struct Options {
 }
 
 const WARM_UP: Duration = Duration::from_secs(30);
-/// Between samples.
+/// Between samples; in a short run, so that there are enough of them to tell growth from going up and down.
 const STEP: Duration = Duration::from_secs(5);
+const SHORT_STEP: Duration = Duration::from_secs(1);
+/// A run that is too short for what an hour can tell.
+const SHORT: Duration = Duration::from_secs(30 * 60);
+/// What memory may be more by than before the load, once all has ended: what an allocator keeps for the next time.
+const KEPT_MEBIBYTES: f64 = 12.0;
+/// Between lines about a run that goes on.
+const TOLD_EVERY: Duration = Duration::from_secs(120);
 /// Everything that ends by itself has ended so long after the load: the proxy's longest timeouts are shorter.
 const SETTLE: Duration = Duration::from_secs(40);
 
@@ -278,6 +285,9 @@ async fn run(options: &Options) -> Result<bool, String> {
     must(reloaded >= 1.0, format!("certificates were reloaded: {reloaded} times"));
     must(stopped.is_ok(), format!("SIGTERM ends it: {stopped:?}"));
 
+    let more = (end.system.anonymous as f64 - start.system.anonymous as f64) / 1024.0;
+    must(more <= KEPT_MEBIBYTES, format!("memory is back: {more:+.2} MiB (bound: {KEPT_MEBIBYTES} MiB)"));
+
     let second: Vec<&Sample> = samples.iter().filter(|sample| sample.at >= length.as_secs_f64() / 2.0).collect();
     let points: Vec<(f64, f64)> = second.iter().map(|s| (s.at / 3600.0, s.system.anonymous as f64 / 1024.0)).collect();
     let fitted = slope::slope(&points);
@@ -286,7 +296,7 @@ async fn run(options: &Options) -> Result<bool, String> {
     let level = levels.get(levels.len() / 2).copied().unwrap_or(0.0);
     // A short run has too few samples for the middle of what its slope may be: under load memory goes up and down by a
     // third. There it fails when it is known to have grown.
-    let short = options.minutes < 30.0;
+    let short = length < SHORT;
     let (mebibytes, share) = if short { (4.0, 0.10) } else { (1.0, 0.02) };
     let bound = f64::max(mebibytes, share * level);
     let hours = options.minutes / 2.0 / 60.0;
@@ -354,16 +364,17 @@ async fn phase(
     let first = (watcher.last, world.ledger.total());
     let end = Instant::now() + length;
     let mut samples = Vec::new();
+    let step = if length < SHORT { SHORT_STEP } else { STEP };
     if let Some(how) = proxy.ended() {
         return Err(format!("the proxy has ended: {how}"));
     }
     let proxy = &*proxy;
     let watching = async {
         while Instant::now() < end {
-            tokio::time::sleep(STEP.min(end - Instant::now())).await;
+            tokio::time::sleep(step.min(end - Instant::now())).await;
             let sample = watcher.look(proxy, &world.ledger).await?;
             samples.push(sample);
-            if samples.len() % 24 == 0 {
+            if samples.len().is_multiple_of(TOLD_EVERY.as_secs() as usize / step.as_secs() as usize) {
                 println!("{:6.0} s: {} requests, {}", sample.at, sample.requests, words(&sample));
             }
             if let Some(goal) = goal {
