@@ -12,20 +12,6 @@ use super::super::{Alias, Metrics, Totals, VersionTotals};
 use super::{CODES_FROM_THE_START, Family, Kind, PORT, Sample, Value, durations, sample};
 use crate::route::Role;
 
-const ISTIO: &[&str] = &[
-    PORT,
-    "reporter",
-    "destination_workload",
-    "destination_workload_namespace",
-    "destination_app",
-    "destination_version",
-    "destination_service",
-    "destination_service_name",
-    "destination_service_namespace",
-    "destination_canonical_service",
-    "destination_canonical_revision",
-    "request_protocol",
-];
 const ISTIO_CODE: &[&str] = &[
     PORT,
     "reporter",
@@ -41,8 +27,11 @@ const ISTIO_CODE: &[&str] = &[
     "request_protocol",
     "response_code",
 ];
-const NGINX: &[&str] = &[PORT, "namespace", "ingress", "service", "canary", "version"];
 const NGINX_CODE: &[&str] = &[PORT, "namespace", "ingress", "service", "canary", "version", "status"];
+
+/// Times are told without the answer's code, which is the last label.
+const ISTIO: &[&str] = ISTIO_CODE.split_at(ISTIO_CODE.len() - 1).0;
+const NGINX: &[&str] = NGINX_CODE.split_at(NGINX_CODE.len() - 1).0;
 
 /// There, each request is reported by the sidecars of both its ends. Queries ask for one of them.
 const REPORTERS: [&str; 2] = ["source", "destination"];
