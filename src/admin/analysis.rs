@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::explain::{decode, encode};
+use super::explain::encode;
+use super::query::{flag, parameters};
 use super::{Context, nearest, peers, view};
 use crate::history::{self, Counts, Window, Windowed};
 use crate::metrics::cells::QuantileCounts;
@@ -34,27 +35,7 @@ pub struct Asked {
 
 /// Reads the query string of `/analysis`. Says what is wrong in words for the person who asks.
 pub fn from_query(query: &str) -> Result<Asked, String> {
-    let mut values: [Option<String>; PARAMETERS.len()] = Default::default();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = decode(name)?;
-        let Some(place) = PARAMETERS.iter().position(|known| *known == name) else {
-            let hint = match nearest(&name, PARAMETERS) {
-                Some(close) => format!("did you mean {close}?"),
-                None => format!("expected {}", PARAMETERS[..4].join(", ")),
-            };
-            return Err(format!("{name:?} is not a parameter; {hint}"));
-        };
-        if values[place].replace(decode(value)?.into_owned()).is_some() {
-            return Err(format!("{name} is there twice; expected it once"));
-        }
-    }
-    let [window, port, min_requests, all, cells] = values;
-    let flag = |name: &str, text: Option<String>| match text.as_deref() {
-        None | Some("false" | "0") => Ok(false),
-        Some("true" | "1" | "") => Ok(true),
-        Some(other) => Err(format!("{name} is {other:?}; expected true or false")),
-    };
+    let [window, port, min_requests, all, cells] = parameters(query, PARAMETERS)?;
     Ok(Asked {
         window: window.map_or(Ok(Window::Last(Duration::from_secs(60))), |text| parse_window(&text))?,
         port,
@@ -65,8 +46,8 @@ pub fn from_query(query: &str) -> Result<Asked, String> {
                 _ => return Err(format!("min-requests is {text:?}; expected a whole number from 1")),
             },
         },
-        all: flag("all", all)?,
-        cells: flag("cells", cells)?,
+        all: flag("all", all.as_deref())?,
+        cells: flag("cells", cells.as_deref())?,
     })
 }
 
@@ -408,7 +389,7 @@ mod tests {
     fn what_is_not_understood_is_refused_with_what_was_expected() {
         for (query, part) in [
             ("windw=60s", "did you mean window?"),
-            ("q=1", "expected window, port, min-requests, all"),
+            ("q=1", "expected window, port, min-requests, all, cells"),
             ("min-requests=0", "whole number from 1"),
             ("min-requests=x", "whole number from 1"),
             ("all=perhaps", "expected true or false"),

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::listen::Place;
 use super::view::{Refused, Rollout};
-use super::{Body, Context, ENDPOINTS, report};
+use super::{Body, Context, report};
 use crate::history::{Second, VersionSecond, Window};
 use crate::metrics::Totals;
 use crate::metrics::cells::QuantileCounts;
@@ -284,7 +284,6 @@ fn proxy(context: &Context) -> Value {
         "origin": status.origin,
         "notes": status.notes,
         "refused": status.refused.map(Refused::of),
-        "records": ENDPOINTS.iter().any(|(path, _)| *path == "/requests"),
     })
 }
 

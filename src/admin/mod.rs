@@ -18,7 +18,7 @@
 //! Files: `listen` is the listener with its limits, `token` what it may ask for, `page` the dashboard's files and `events` what
 //! moves on it; `view` is the serializable picture of `/config`; `explain` is the made-up request; `verify` judges what
 //! `/verify` asks, `analysis` compares versions, `report` is the picture of past rollouts,
-//! `status` that of now, `requests` chooses among the last requests, and `peers` asks the other replicas.
+//! `status` that of now, `requests` chooses among the last requests, `query` reads what is asked, and `peers` asks the other replicas.
 
 pub mod analysis;
 pub mod ask;
@@ -27,6 +27,7 @@ pub mod explain;
 mod listen;
 mod page;
 mod peers;
+mod query;
 pub mod report;
 mod requests;
 pub mod status;

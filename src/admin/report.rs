@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::explain::decode;
-use super::{Context, nearest, view};
+use super::query::parameters;
+use super::{Context, view};
 use crate::control::rollout::Fact;
 use crate::history::{self, of_version};
 use crate::route::VersionHash;
@@ -73,19 +73,12 @@ pub struct Version {
 
 /// Newest first. Reads the query string of `/report`.
 pub fn look(context: &Context, query: &str) -> Result<Vec<Report>, String> {
-    let mut wanted = None;
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (name, value) = (decode(name)?, decode(value)?);
-        if name != "number" {
-            let hint =
-                nearest(&name, ["number"]).map_or("expected number".to_owned(), |n| format!("did you mean {n}?"));
-            return Err(format!("{name:?} is not a parameter; {hint}"));
-        }
-        let number: u64 =
-            value.parse().map_err(|_| format!("number is {value:?}; expected the number of a report, from 1"))?;
-        wanted = Some(number);
-    }
+    let [number] = parameters(query, ["number"])?;
+    let read = |text: String| match text.parse::<u64>() {
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("number is {text:?}; expected the number of a report, from 1")),
+    };
+    let wanted = number.map(read).transpose()?;
     let rollout = context.following.as_ref().map(|following| following.borrow().rollout.clone());
     let now = SystemTime::now();
     let all: Vec<_> = context.history.reports().iter().map(|one| Report::of(one, rollout.clone(), now)).collect();

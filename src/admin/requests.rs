@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::explain::decode;
 use super::nearest;
+use super::query::parameters;
 use crate::record::{Recent, Record};
 use crate::route::{Reason, Role};
 
@@ -31,22 +31,7 @@ pub struct Shown {
 
 /// Says what is wrong in words for the person who asks.
 pub fn from_query(query: &str) -> Result<Asked, String> {
-    let mut values: [Option<String>; PARAMETERS.len()] = Default::default();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = decode(name)?;
-        let Some(place) = PARAMETERS.iter().position(|known| *known == name) else {
-            let hint = match nearest(&name, PARAMETERS) {
-                Some(close) => format!("did you mean {close}?"),
-                None => format!("expected {}", PARAMETERS.join(", ")),
-            };
-            return Err(format!("{name:?} is not a parameter; {hint}"));
-        };
-        if values[place].replace(decode(value)?.into_owned()).is_some() {
-            return Err(format!("{name} is there twice; expected it once"));
-        }
-    }
-    let [version, role, reason] = values;
+    let [version, role, reason] = parameters(query, PARAMETERS)?;
     if version.as_deref() == Some("") {
         return Err("version is empty; expected a pod-template hash, or the name of a backend".to_owned());
     }

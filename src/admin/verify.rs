@@ -5,8 +5,9 @@
 
 use serde::Serialize;
 
+use super::Context;
 use super::explain::{decode, encode};
-use super::{Context, nearest};
+use super::query::{flag, parameters_read_by};
 use crate::control::Status;
 use crate::metrics::Totals;
 use crate::route::picker::{Tally, Window};
@@ -91,27 +92,12 @@ impl Eq for Share {}
 
 /// Reads the query string of `/verify`. Says what is wrong in words for the person who asks.
 pub fn from_query(query: &str) -> Result<Asked, String> {
-    let mut values: [Option<String>; PARAMETERS.len()] = Default::default();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = decode(name)?;
-        let Some(place) = PARAMETERS.iter().position(|known| *known == name) else {
-            let hint = match nearest(&name, PARAMETERS) {
-                Some(close) => format!("did you mean {close}?"),
-                None => format!("expected {}", PARAMETERS.join(", ")),
-            };
-            return Err(format!("{name:?} is not a parameter; {hint}"));
-        };
-        // People write the percent sign as it is.
-        let value = match name == "weight" && value.ends_with('%') {
-            true => value.to_owned(),
-            false => decode(value)?.into_owned(),
-        };
-        if values[place].replace(value).is_some() {
-            return Err(format!("{name} is there twice; expected it once"));
-        }
-    }
-    let [weight, version, generation, drained, port, all] = values;
+    // People write the percent sign as it is.
+    let read = |name: &str, value: &str| match name == "weight" && value.ends_with('%') {
+        true => Ok(value.to_owned()),
+        false => decode(value).map(Into::into),
+    };
+    let [weight, version, generation, drained, port, all] = parameters_read_by(query, PARAMETERS, read)?;
     let hash = |name: &str, text: String| match text.is_empty() {
         true => Err(format!("{name} is empty; expected a pod-template hash, or the name of a backend")),
         false => Ok(VersionHash::new(&text)),
@@ -139,12 +125,7 @@ pub fn from_query(query: &str) -> Result<Asked, String> {
         (Some(_), Some(_)) => return Err("weight and drained are two questions: ask one at a time".to_owned()),
         (None, None) => return Err("expected a question: weight=PERCENT or drained=HASH".to_owned()),
     };
-    let all = match all.as_deref() {
-        None | Some("false" | "0") => false,
-        Some("true" | "1" | "") => true,
-        Some(other) => return Err(format!("all is {other:?}; expected true or false")),
-    };
-    Ok(Asked { question, port, all })
+    Ok(Asked { question, port, all: flag("all", all.as_deref())? })
 }
 
 impl Asked {

@@ -725,8 +725,7 @@
 
   let decisions = [];
   async function poll() {
-    if (S.proxy && !S.proxy.records) say($("decisions-note"), "This proxy writes no requests down.");
-    else if (!document.hidden && S.proxy) {
+    if (!document.hidden && S.proxy) {
       try {
         const answer = await fetch("requests", { headers: headers({ accept: "application/json" }), cache: "no-store" });
         decisions = answer.ok ? (await answer.json()).requests : [];
