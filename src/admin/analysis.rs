@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::explain::encode;
+use super::listen::Turn;
 use super::query::{flag, parameters};
 use super::{Context, nearest, peers, view};
 use crate::history::{self, Counts, Window, Windowed};
@@ -168,8 +169,8 @@ struct Said {
 /// One version's counts, wherever they come from.
 type Counted = Vec<(String, Counts)>;
 
-/// Of this replica, and of all others if that is asked for.
-pub async fn look(context: &Context, way: &peers::Way, asked: &Asked) -> Analysis {
+/// Of this replica, and of all others if that is asked for. `turn`: for as long as this one works on it.
+pub(super) async fn look(context: &Context, way: &peers::Way, asked: &Asked, turn: Turn<'_>) -> Analysis {
     let own = match context.history.window(asked.window) {
         Ok(windowed) => windowed,
         Err(why) => {
@@ -180,6 +181,7 @@ pub async fn look(context: &Context, way: &peers::Way, asked: &Asked) -> Analysi
     let number =
         asked.port.as_deref().and_then(|name| context.metrics.ports().iter().position(|port| port.as_str() == name));
     let mut counted = counted(&own, number);
+    drop(turn);
     let (mut why, mut replicas) = (Vec::new(), 1);
     if asked.all {
         let following = context.following.as_ref().map(|following| following.borrow().clone());

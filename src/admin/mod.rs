@@ -63,7 +63,7 @@ use crate::metrics::text::Format;
 use crate::record::Recent;
 use crate::route::PortName;
 use crate::route::live::Live;
-use listen::{House, Place};
+use listen::{House, Place, Turn};
 use page::Page;
 use view::Picture;
 
@@ -180,11 +180,9 @@ async fn answer<B: http_body::Body>(place: &Arc<Place>, request: &Request<B>) ->
     } else if !PROBES.contains(&path) && path != "/" && !is_admitted(house, request) {
         who_asks(request)
     } else if path == "/verify" {
-        drop(turn);
-        verify(house, request.uri().query().unwrap_or_default()).await
+        verify(house, request.uri().query().unwrap_or_default(), turn).await
     } else if path == "/analysis" {
-        drop(turn);
-        analysis(house, request.uri().query().unwrap_or_default()).await
+        analysis(house, request.uri().query().unwrap_or_default(), turn).await
     } else if path == "/events" {
         events(place, request)
     } else {
@@ -355,7 +353,8 @@ fn explain(context: &Context, query: &str, wants_text: bool) -> Answer {
     }
 }
 
-async fn verify(house: &House, query: &str) -> Answer {
+/// The turn is for what this replica says. While others are asked it is somebody else's.
+async fn verify(house: &House, query: &str, turn: Turn<'_>) -> Answer {
     let context = &house.context;
     let asked = verify::from_query(query).and_then(|asked| asked.at(context.metrics.ports()));
     let asked = match asked {
@@ -363,6 +362,7 @@ async fn verify(house: &House, query: &str) -> Answer {
         Err(error) => return problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", verify::EXAMPLE)),
     };
     let mut report = verify::look(context, &asked);
+    drop(turn);
     if asked.all {
         let following = context.following.as_ref().map(|following| following.borrow().clone());
         report = peers::ask_all(following.as_ref(), &house.way, &asked, report).await;
@@ -374,9 +374,10 @@ async fn verify(house: &House, query: &str) -> Answer {
     json(if report.verified { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
 }
 
-async fn analysis(house: &House, query: &str) -> Answer {
+/// The same.
+async fn analysis(house: &House, query: &str, turn: Turn<'_>) -> Answer {
     match analysis::from_query(query).and_then(|asked| asked.at(house.context.metrics.ports())) {
-        Ok(asked) => json(StatusCode::OK, &analysis::look(&house.context, &house.way, &asked).await),
+        Ok(asked) => json(StatusCode::OK, &analysis::look(&house.context, &house.way, &asked, turn).await),
         Err(error) => problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", analysis::EXAMPLE)),
     }
 }
