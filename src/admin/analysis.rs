@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::explain::encode;
 use super::listen::Turn;
 use super::query::{flag, parameters};
-use super::{Context, nearest, peers, view};
+use super::{Context, peers, view};
 use crate::history::{self, Counts, Window, Windowed};
 use crate::metrics::cells::QuantileCounts;
 use crate::route::{PortName, VersionHash};

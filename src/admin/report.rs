@@ -63,6 +63,8 @@ pub struct Version {
     pub requests: u64,
     /// Answered 5xx.
     pub errors: u64,
+    /// About how many users (standard error 1.6 %) whom the split recognised; `null` if it recognised nobody.
+    pub users: Option<u64>,
     /// As `/analysis` has it: 0 to 1, of tries; `null` without any, as are the quantiles.
     pub error_rate: Option<f64>,
     /// Seconds; at most 13 % high.
@@ -98,6 +100,7 @@ impl Report {
         versions.dedup();
         // The two that it is about come first.
         versions.sort_by_key(|version| (*version != report.canary, Some(version) != report.stable.as_ref()));
+        let recognised = !report.users.is_empty();
         let about = |version: &VersionHash| *version == report.canary || Some(version) == report.stable.as_ref();
         let version = |version: VersionHash| {
             let counts = of_version(&report.counts, &version);
@@ -105,6 +108,7 @@ impl Report {
                 version: version.to_string(),
                 requests: counts.requests,
                 errors: counts.errors,
+                users: recognised.then(|| report.users.get(&version).copied().unwrap_or(0)),
                 error_rate: counts.error_rate(),
                 p50: counts.durations.quantile(0.5),
                 p95: counts.durations.quantile(0.95),
@@ -164,10 +168,11 @@ impl fmt::Display for Report {
             let role = if version.version == self.canary { "canary" } else { "stable" };
             let role = if role == "stable" && self.stable.as_ref() != Some(&version.version) { "other" } else { role };
             let rate = version.error_rate.map_or("-".to_owned(), |rate| format!("{:.2} %", rate * 100.0));
+            let users = version.users.map(|users| format!(" of about {users} users")).unwrap_or_default();
             let p99 = version.p99.map_or("-".to_owned(), |seconds| format!("{:.1} ms", seconds * 1e3));
             writeln!(
                 f,
-                "  {role:<7} {}: {} requests, {} failed ({rate}), p99 {p99}",
+                "  {role:<7} {}: {} requests{users}, {} failed ({rate}), p99 {p99}",
                 version.version, version.requests, version.errors
             )?;
         }

@@ -15,7 +15,7 @@ mod seconds;
 
 pub use changes::{Change, Kind};
 pub use counts::{ByVersion, Counts, of_version};
-pub use rollouts::{Report, Step, StepCounts};
+pub use rollouts::{Report, Step, StepCounts, Users};
 pub use seconds::{KEPT, Second, VersionSecond};
 
 use std::sync::{Arc, Mutex};
@@ -74,6 +74,7 @@ struct Reading {
     totals: Totals,
     accounts: Vec<Account>,
     counts: ByVersion,
+    users: Users,
 }
 
 /// What somebody asks for.
@@ -173,13 +174,22 @@ impl History {
             kept.told.hear(following, reading.at, &mut kept.changes);
         }
         let stage = stage(following.as_ref(), reading);
-        let Some(outcome) = kept.rollouts.look(&stage, reading.at, &reading.counts) else { return };
+        let before = kept.rollouts.number();
+        let outcome = kept.rollouts.look(&stage, reading.at, &reading.counts, &reading.users);
+        if kept.rollouts.number() != before {
+            self.metrics.forget_users();
+        }
+        let Some(outcome) = outcome else { return };
         self.metrics.rollouts.ended(outcome);
-        let reports = kept.rollouts.reports(reading.at, &reading.counts);
+        let reports = kept.rollouts.reports(reading.at, &reading.counts, &Users::new());
         let Some(report) = reports.iter().find(|report| report.ended.is_some()) else { return };
         let met = of_version(&report.counts, &report.canary);
+        let users = match report.users.get(&report.canary) {
+            Some(users) => format!("about {users} users and "),
+            None => String::new(),
+        };
         let text = format!(
-            "rollout of {} {}: {} requests met it, {} of them failed",
+            "rollout of {} {}: {users}{} requests met it, {} of them failed",
             report.canary,
             outcome.as_str(),
             met.requests,
@@ -226,7 +236,7 @@ impl History {
     pub fn reports(&self) -> Vec<Report> {
         let reading = self.read();
         let kept = self.kept.lock().expect("no holder of this lock panics");
-        kept.rollouts.reports(reading.at, &reading.counts)
+        kept.rollouts.reports(reading.at, &reading.counts, &reading.users)
     }
 
     /// What was counted in a window, or why there is no such window.
@@ -261,16 +271,18 @@ impl History {
                 Some((counts, from)) => Ok(now(counts, from)),
                 None => Err("no rollout is in progress, so there is no step"),
             },
-            Window::Rollout => match kept.rollouts.reports(reading.at, &reading.counts).into_iter().next() {
-                Some(report) => Ok(Windowed {
-                    from: report.began,
-                    to: report.ended.map_or(reading.at, |(at, _)| at),
-                    counts: report.counts,
-                    stable: report.stable,
-                    canary: Some(report.canary),
-                }),
-                None => Err("this process has seen no rollout yet"),
-            },
+            Window::Rollout => {
+                match kept.rollouts.reports(reading.at, &reading.counts, &reading.users).into_iter().next() {
+                    Some(report) => Ok(Windowed {
+                        from: report.began,
+                        to: report.ended.map_or(reading.at, |(at, _)| at),
+                        counts: report.counts,
+                        stable: report.stable,
+                        canary: Some(report.canary),
+                    }),
+                    None => Err("this process has seen no rollout yet"),
+                }
+            }
         }
     }
 }
@@ -346,7 +358,8 @@ impl Reading {
         let accounts: Vec<_> =
             snapshots.iter().enumerate().map(|(port, one)| Account::of(&totals, port, one.as_deref())).collect();
         let counts = counts::counted(&totals, &accounts);
-        Self { at: SystemTime::now(), instant: Instant::now(), snapshots, totals, accounts, counts }
+        let users = metrics.users();
+        Self { at: SystemTime::now(), instant: Instant::now(), snapshots, totals, accounts, counts, users }
     }
 
     fn standing(&self) -> Vec<Standing> {

@@ -5,7 +5,7 @@
 //! is in progress. It ends when that version has become stable, when the Rollout is aborted, when the version is to get
 //! nothing any more, or when another one takes its place.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use crate::control::rollout::{Fact, Progress, State};
@@ -26,6 +26,9 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Requests that were open at the end are counted, if they end within this time.
 const SETTLES: Duration = Duration::from_secs(60);
+
+/// About how many users each version has met since the rollout began. Versions without any are left out.
+pub type Users = BTreeMap<VersionHash, u64>;
 
 /// How things stand now.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +76,8 @@ pub struct Report {
     pub steps: Vec<Step>,
     /// What every version counted from the beginning to the end.
     pub counts: ByVersion,
+    /// Empty if no request was recognised as a user's.
+    pub users: Users,
 }
 
 /// The time from one change of the canary's weight to the next.
@@ -152,15 +157,16 @@ impl OpenStep {
 }
 
 impl Open {
-    fn until(&self, now: SystemTime, counts: &ByVersion) -> Report {
+    fn until(&self, now: SystemTime, counts: &ByVersion, users: &Users) -> Report {
         let mut report = self.report.clone();
+        report.users = users.clone();
         report.counts = between(&self.at_beginning, counts);
         report.steps.push(self.step.until(now, counts));
         report
     }
 
-    fn end(&self, now: SystemTime, counts: &ByVersion, outcome: Outcome, why: Fact) -> (Report, Settling) {
-        let mut report = self.until(now, counts);
+    /// From a report until now.
+    fn end(&self, mut report: Report, now: SystemTime, outcome: Outcome, why: Fact) -> (Report, Settling) {
         report.ended = Some((now, outcome));
         report.why = why;
         let leaver = match outcome {
@@ -174,11 +180,12 @@ impl Open {
 
 impl Rollouts {
     /// To be called whenever something has changed, and now and then. Returns how the rollout ended that has just ended.
-    pub fn look(&mut self, stage: &Stage, now: SystemTime, counts: &ByVersion) -> Option<Outcome> {
-        self.settle(stage, now, counts);
+    pub fn look(&mut self, stage: &Stage, now: SystemTime, counts: &ByVersion, users: &Users) -> Option<Outcome> {
+        self.settle(stage, now, counts, users);
         let outcome = self.open.as_ref().and_then(|open| ends(&open.report, stage));
         if let Some((outcome, open)) = outcome.zip(self.open.take_if(|_| outcome.is_some())) {
-            let (report, settling) = open.end(now, counts, outcome, reason(outcome, stage));
+            let report = open.until(now, counts, users);
+            let (report, settling) = open.end(report, now, outcome, reason(outcome, stage));
             self.ended.push_front(report);
             self.ended.truncate(KEPT);
             self.settling = Some(settling);
@@ -197,6 +204,7 @@ impl Rollouts {
                     why: stage.why.clone(),
                     steps: Vec::new(),
                     counts: ByVersion::new(),
+                    users: Users::new(),
                 };
                 let step = OpenStep::new(stage, now, counts);
                 self.open = Some(Open { report, at_beginning: counts.clone(), step });
@@ -206,7 +214,7 @@ impl Rollouts {
         outcome
     }
 
-    fn settle(&mut self, stage: &Stage, now: SystemTime, counts: &ByVersion) {
+    fn settle(&mut self, stage: &Stage, now: SystemTime, counts: &ByVersion, users: &Users) {
         let Some((settling, report)) = self.settling.as_ref().zip(self.ended.front_mut()) else { return };
         if now >= settling.until {
             self.settling = None;
@@ -216,6 +224,9 @@ impl Rollouts {
         for (key, counts) in late.into_iter().filter(|((_, version), _)| Some(version) == settling.leaver.as_ref()) {
             report.counts.insert(key, counts);
         }
+        if let Some((version, users)) = settling.leaver.as_ref().and_then(|leaver| users.get_key_value(leaver)) {
+            report.users.insert(version.clone(), *users);
+        }
         // The controller gives its reason one patch after the abort.
         let same = stage.canary.as_ref() == Some(&report.canary);
         if same && stage.aborted && matches!(report.ended, Some((_, Outcome::Aborted))) {
@@ -223,9 +234,14 @@ impl Rollouts {
         }
     }
 
+    /// Of the newest rollout; 0 before the first.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Newest first; the one that goes on, if one does, comes first.
-    pub fn reports(&self, now: SystemTime, counts: &ByVersion) -> Vec<Report> {
-        let open = self.open.iter().map(|open| open.until(now, counts));
+    pub fn reports(&self, now: SystemTime, counts: &ByVersion, users: &Users) -> Vec<Report> {
+        let open = self.open.iter().map(|open| open.until(now, counts, users));
         open.chain(self.ended.iter().cloned()).collect()
     }
 
@@ -335,24 +351,45 @@ mod tests {
     #[test]
     fn an_aborted_rollout_tells_what_was_met_and_why_it_ended() {
         let mut rollouts = Rollouts::default();
-        assert_eq!(rollouts.look(&stage(None, 0.0), at(0), &counts((50, 0), (0, 0))), None);
-        assert!(rollouts.reports(at(0), &counts((50, 0), (0, 0))).is_empty());
-        rollouts.look(&stage(Some("v2"), 0.05), at(10), &counts((100, 1), (0, 0)));
-        rollouts.look(&stage(Some("v2"), 0.2), at(20), &counts((195, 1), (5, 1)));
-        let running = rollouts.reports(at(25), &counts((235, 1), (15, 3)));
+        assert_eq!(rollouts.look(&stage(None, 0.0), at(0), &counts((50, 0), (0, 0)), &Users::new()), None);
+        assert!(rollouts.reports(at(0), &counts((50, 0), (0, 0)), &Users::new()).is_empty());
+        rollouts.look(&stage(Some("v2"), 0.05), at(10), &counts((100, 1), (0, 0)), &Users::new());
+        rollouts.look(&stage(Some("v2"), 0.2), at(20), &counts((195, 1), (5, 1)), &Users::new());
+        let running = rollouts.reports(at(25), &counts((235, 1), (15, 3)), &Users::new());
         assert!(running.len() == 1 && running[0].ended.is_none());
         assert_eq!((of(&running[0], "v1"), of(&running[0], "v2")), ((135, 0), (15, 3)));
-        let outcome = rollouts.look(&aborted("not said yet"), at(30), &counts((275, 1), (25, 5)));
+        let outcome = rollouts.look(&aborted("not said yet"), at(30), &counts((275, 1), (25, 5)), &Users::new());
         assert_eq!(outcome, Some(Outcome::Aborted));
         // One request was open at the end. Its version gets no more; the other one does.
-        assert_eq!(rollouts.look(&aborted("too many errors"), at(31), &counts((375, 1), (26, 6))), None);
-        let [report] = &rollouts.reports(at(40), &counts((400, 1), (26, 6)))[..] else { panic!("one report") };
+        assert_eq!(rollouts.look(&aborted("too many errors"), at(31), &counts((375, 1), (26, 6)), &Users::new()), None);
+        let [report] = &rollouts.reports(at(40), &counts((400, 1), (26, 6)), &Users::new())[..] else {
+            panic!("one report")
+        };
         assert_eq!((of(report, "v1"), of(report, "v2")), ((175, 0), (26, 6)));
         assert_eq!(report.why, Fact::new("too many errors", "status.abort"));
         assert_eq!(report.ended, Some((at(30), Outcome::Aborted)));
         let steps: Vec<_> =
             report.steps.iter().map(|step| (step.asked, step.seconds, step.counts[1].1.errors)).collect();
         assert_eq!(steps, [(0.05, 10.0, 1), (0.2, 10.0, 4)]);
+    }
+
+    #[test]
+    fn users_who_met_a_version_are_those_of_its_own_rollout() {
+        let users = |v1, v2| Users::from([(VersionHash::new("v1"), v1), (VersionHash::new("v2"), v2)]);
+        let of = |report: &Report, version| report.users.get(&VersionHash::new(version)).copied();
+        let (mut rollouts, nothing) = (Rollouts::default(), ByVersion::new());
+        rollouts.look(&stage(Some("v2"), 0.1), at(0), &nothing, &Users::new());
+        assert_eq!(of(&rollouts.reports(at(1), &nothing, &users(50, 4))[0], "v2"), Some(4));
+        rollouts.look(&aborted("x"), at(2), &nothing, &users(90, 9));
+        // One more was on the way when it ended. The other version goes on, and what it meets is not this rollout's.
+        rollouts.look(&aborted("x"), at(3), &nothing, &users(200, 10));
+        // The next one begins, and from then on they are counted anew.
+        rollouts.look(&stage(Some("v3"), 0.1), at(4), &nothing, &users(300, 10));
+        assert_eq!(rollouts.number(), 2);
+        rollouts.look(&stage(Some("v3"), 0.1), at(5), &nothing, &users(7, 2));
+        let reports = rollouts.reports(at(5), &nothing, &users(7, 2));
+        assert_eq!((of(&reports[1], "v1"), of(&reports[1], "v2")), (Some(90), Some(10)));
+        assert_eq!((of(&reports[0], "v1"), of(&reports[0], "v3")), (Some(7), None));
     }
 
     #[test]
@@ -365,9 +402,9 @@ mod tests {
             (stage(Some("v3"), 0.05), Outcome::Superseded),
         ] {
             let mut rollouts = Rollouts::default();
-            rollouts.look(&stage(Some("v2"), 0.5), at(0), &ByVersion::new());
-            assert_eq!(rollouts.look(&end, at(1), &ByVersion::new()), Some(outcome));
-            let reports = rollouts.reports(at(1), &ByVersion::new());
+            rollouts.look(&stage(Some("v2"), 0.5), at(0), &ByVersion::new(), &Users::new());
+            assert_eq!(rollouts.look(&end, at(1), &ByVersion::new(), &Users::new()), Some(outcome));
+            let reports = rollouts.reports(at(1), &ByVersion::new(), &Users::new());
             let next = usize::from(outcome == Outcome::Superseded);
             assert_eq!(reports.len(), 1 + next, "only a successor goes on");
             assert_eq!(reports[next].ended, Some((at(1), outcome)));
@@ -377,10 +414,10 @@ mod tests {
     #[test]
     fn a_retry_of_an_aborted_rollout_is_a_rollout_of_its_own() {
         let mut rollouts = Rollouts::default();
-        rollouts.look(&stage(Some("v2"), 0.1), at(0), &counts((0, 0), (0, 0)));
-        rollouts.look(&aborted("x"), at(1), &counts((9, 0), (1, 1)));
-        rollouts.look(&stage(Some("v2"), 0.1), at(100), &counts((90, 0), (1, 1)));
-        let reports = rollouts.reports(at(101), &counts((99, 0), (2, 1)));
+        rollouts.look(&stage(Some("v2"), 0.1), at(0), &counts((0, 0), (0, 0)), &Users::new());
+        rollouts.look(&aborted("x"), at(1), &counts((9, 0), (1, 1)), &Users::new());
+        rollouts.look(&stage(Some("v2"), 0.1), at(100), &counts((90, 0), (1, 1)), &Users::new());
+        let reports = rollouts.reports(at(101), &counts((99, 0), (2, 1)), &Users::new());
         assert_eq!(reports.iter().map(|report| report.number).collect::<Vec<_>>(), [2, 1]);
         assert_eq!((of(&reports[0], "v2"), of(&reports[1], "v2")), ((1, 0), (1, 1)));
     }
@@ -389,10 +426,10 @@ mod tests {
     fn twenty_are_kept() {
         let mut rollouts = Rollouts::default();
         for i in 0..50 {
-            rollouts.look(&stage(Some("v2"), 0.1), at(2 * i), &ByVersion::new());
-            rollouts.look(&stage(None, 0.0), at(2 * i + 1), &ByVersion::new());
+            rollouts.look(&stage(Some("v2"), 0.1), at(2 * i), &ByVersion::new(), &Users::new());
+            rollouts.look(&stage(None, 0.0), at(2 * i + 1), &ByVersion::new(), &Users::new());
         }
-        let reports = rollouts.reports(at(100), &ByVersion::new());
+        let reports = rollouts.reports(at(100), &ByVersion::new(), &Users::new());
         assert_eq!((reports.len(), reports[0].number, reports[19].number), (20, 50, 31));
     }
 
@@ -401,15 +438,15 @@ mod tests {
         #[test]
         fn steps_always_add_up(changes in prop::collection::vec((0..5u32, 0..100u64, 0..100u64), 1..300)) {
             let mut rollouts = Rollouts::default();
-            rollouts.look(&stage(Some("v2"), 0.9), at(0), &counts((0, 0), (0, 0)));
+            rollouts.look(&stage(Some("v2"), 0.9), at(0), &counts((0, 0), (0, 0)), &Users::new());
             let (mut v1, mut v2, mut now) = (0, 0, 0);
             for (weight, more_v1, more_v2) in changes {
                 v1 += more_v1;
                 v2 += more_v2;
                 now += 1;
-                rollouts.look(&stage(Some("v2"), f64::from(weight) / 5.0), at(now), &counts((v1, 0), (v2, 0)));
+                rollouts.look(&stage(Some("v2"), f64::from(weight) / 5.0), at(now), &counts((v1, 0), (v2, 0)), &Users::new());
             }
-            let report = &rollouts.reports(at(now), &counts((v1, 0), (v2, 0)))[0];
+            let report = &rollouts.reports(at(now), &counts((v1, 0), (v2, 0)), &Users::new())[0];
             let sum = |version: &str| -> u64 {
                 let version = VersionHash::new(version);
                 report.steps.iter().flat_map(|step| &step.counts).filter(|(v, _)| *v == version).map(|(_, c)| c.requests).sum()

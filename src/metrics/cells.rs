@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
+use super::Users;
 use crate::proxy::{Ending, Failure};
 use crate::route::Reason;
 use crate::tls::HandshakeFailure;
@@ -398,6 +399,8 @@ pub struct VersionCells {
     /// Copies of mirrored requests that went to this version. They are in nothing above but the connections.
     pub copies: Table<CopyLabels, COPY_SLOTS>,
     pub copies_in_flight: Gauge,
+    /// Those whose requests are counted, and who were recognised.
+    pub users: Users,
 }
 
 /// What one worker counts apart from versions.

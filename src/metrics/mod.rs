@@ -11,6 +11,7 @@
 //! Files, in reading order:
 //!
 //! * `cells`: the counters of one worker;
+//! * `users`: how many users a version has met;
 //! * `versions`: the cells of all versions, and when they are given up;
 //! * `totals`: their sums over all workers, as plain numbers;
 //! * `api`: what following a Rollout counts;
@@ -38,6 +39,7 @@ mod rollouts;
 mod scraped;
 pub mod text;
 mod totals;
+mod users;
 mod versions;
 
 pub use account::{Account, VersionAccount};
@@ -50,10 +52,13 @@ pub use records::Records;
 pub use rollouts::{Outcome, Rollouts};
 pub use scraped::Scraped;
 pub use totals::{ProxyTotals, Totals, VersionTotals};
+pub use users::Users;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
+use users::AllUsers;
 use versions::Versions;
 
 use crate::route::live::Live;
@@ -142,6 +147,24 @@ impl Metrics {
     pub fn version(&self, worker: usize, port: usize, version: &VersionHash, role: Role) -> Arc<VersionCells> {
         let mut versions = self.versions.lock().expect("no holder of this lock panics");
         versions.cells(port, version, role, self.workers)[worker].clone()
+    }
+
+    /// About how many users each version has met since [`Metrics::forget_users`], at all ports together. Versions without any
+    /// are left out.
+    pub fn users(&self) -> BTreeMap<VersionHash, u64> {
+        let mut all = BTreeMap::<_, AllUsers>::new();
+        let versions = self.versions.lock().expect("no holder of this lock panics");
+        for ((_, version), _, workers) in versions.each() {
+            let all = all.entry(version.clone()).or_default();
+            workers.iter().for_each(|cells| all.add(&cells.users));
+        }
+        let counted = all.into_iter().map(|(version, users)| (version, users.estimate()));
+        counted.filter(|(_, users)| *users > 0).collect()
+    }
+
+    pub fn forget_users(&self) {
+        let versions = self.versions.lock().expect("no holder of this lock panics");
+        versions.each().flat_map(|(.., workers)| workers).for_each(|cells| cells.users.clear());
     }
 
     /// A small number for a route's name, the same for the life of the process; 0 means "no route". All names beyond

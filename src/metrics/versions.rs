@@ -11,7 +11,7 @@
 //!
 //! **The split's account goes on.** It is about all requests since the process started, so what the split gave to a version
 //! is remembered for good, in one number beside the name (the split itself remembers as much). What is freed is the rest: about
-//! 13 KiB per worker and role.
+//! 17 KiB per worker and role.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

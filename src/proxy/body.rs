@@ -21,6 +21,7 @@ use super::state::State;
 use super::worker::{Target, Worker};
 use crate::metrics::Labels;
 use crate::metrics::cells::Method;
+use crate::route::bucket::Place;
 use crate::route::{Decision, Reason};
 
 /// A body that ended before its time. The word is the failure's.
@@ -46,6 +47,7 @@ pub struct Account {
     pub twin: Option<Rc<Twin>>,
     labels: Labels,
     counted: bool,
+    user: Option<Place>,
     /// A call of gRPC, whose own status is in the answer's last fields.
     pub grpc: bool,
     /// What the answer's head says of the call: its last word, unless trailers come.
@@ -76,6 +78,7 @@ impl Account {
             twin: None,
             labels,
             counted: true,
+            user: None,
             grpc: false,
             said: None,
             started: Instant::now(),
@@ -90,6 +93,7 @@ impl Account {
         self.labels.reason = decision.reason;
         self.labels.route = decision.route.map_or(0, |route| routes[route]);
         self.counted = decision.counted;
+        self.user = decision.user;
     }
 
     /// Another version does the work.
@@ -152,6 +156,9 @@ impl Drop for Account {
             cells.requests.count(self.labels);
             cells.duration.record(ns);
             cells.quantiles.record(ns);
+            if let Some(user) = self.user {
+                cells.users.met(user);
+            }
         } else {
             cells.uncounted.add(1);
         }

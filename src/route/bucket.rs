@@ -141,10 +141,6 @@ impl Users {
         self.cuts.at(place)
     }
 
-    pub fn version_of(&self, bucket: u32) -> usize {
-        self.cuts.at(Place::of_bucket(bucket))
-    }
-
     /// The `Set-Cookie` header that gives a user this bucket.
     pub fn set_cookie(&self, bucket: u32) -> HeaderValue {
         self.cookie.as_ref().expect("only a bucket that was minted is set, and has_cookie says so").render(bucket)

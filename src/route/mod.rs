@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use http::header::HeaderName;
 
-use bucket::Sticky;
+use bucket::{Place, Sticky};
 use matches::Match;
 use policy::{Policy, Timeouts};
 use transport::Transport;
@@ -307,6 +307,8 @@ pub struct Decision {
     pub reason: Reason,
     /// Index into [`Snapshot::routes`], if a route decided. A mirror decides nothing.
     pub route: Option<usize>,
+    /// Where the user stands on the line, if that was looked at.
+    pub user: Option<Place>,
     /// A new bucket for a user without a key: to be sent as a cookie.
     pub minted: Option<u32>,
     /// `false`: keep it out of shares and error rates.

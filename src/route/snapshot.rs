@@ -195,8 +195,15 @@ impl Snapshot {
     }
 
     fn walk(&self, head: &impl Head, observer: &mut impl Observer) -> Decision {
-        let plain =
-            |backend, reason| Decision { backend, reason, route: None, minted: None, counted: true, mirror: None };
+        let plain = |backend, reason| Decision {
+            backend,
+            reason,
+            route: None,
+            user: None,
+            minted: None,
+            counted: true,
+            mirror: None,
+        };
         if let Some(named) = &self.override_ {
             let choice = named.choice(head);
             observer.considered("override", || (choice.is_some(), self.about_override(named, head)));
@@ -229,6 +236,7 @@ impl Snapshot {
                 backend,
                 reason: Reason::Route,
                 route: Some(i),
+                user: place,
                 minted: None,
                 counted: route.count,
                 mirror,
@@ -239,21 +247,23 @@ impl Snapshot {
             if let Some(place) = users.place(head) {
                 let backend = users.version_at(place);
                 observer.considered("sticky", || (true, self.about_user(users, head, users.cuts(), place, backend)));
-                return plain(backend, Reason::Sticky);
+                return Decision { user: Some(place), ..plain(backend, Reason::Sticky) };
             }
             observer.considered("sticky", || (false, users.why_no_key()));
             if users.has_cookie() {
                 let carried = users.bucket(head);
                 let bucket = carried.unwrap_or_else(|| observer.mint(&self.mint));
-                let backend = users.version_of(bucket);
+                let place = Place::of_bucket(bucket);
+                let backend = users.version_at(place);
                 observer.considered("cookie", || {
                     let why = match carried {
-                        Some(_) => self.about_user(users, head, users.cuts(), Place::of_bucket(bucket), backend),
+                        Some(_) => self.about_user(users, head, users.cuts(), place, backend),
                         None => self.about_new_user(users, head, bucket, backend),
                     };
                     (true, why)
                 });
-                return Decision { minted: carried.is_none().then_some(bucket), ..plain(backend, Reason::Cookie) };
+                let minted = carried.is_none().then_some(bucket);
+                return Decision { user: Some(place), minted, ..plain(backend, Reason::Cookie) };
             }
         }
         let backend = observer.draw(&self.split);
@@ -581,9 +591,17 @@ mod tests {
         let bucket = snapshot.users().unwrap().set_cookie(0);
         let bucket = bucket.to_str().unwrap().split(';').next().unwrap().to_owned();
         let check = |headers: &[(&'static str, &str)], backend, reason, route| {
-            let decision = snapshot.decide(&head("/", headers));
+            let head = head("/", headers);
+            let decision = snapshot.decide(&head);
             let (minted, counted) = (decision.minted, route != Some(0));
-            let expected = Decision { backend, reason, route, minted, counted, mirror: None };
+            // Only where the line decides: nobody looks for a key otherwise.
+            let user = match reason {
+                Reason::Sticky => snapshot.users().unwrap().place(&head),
+                Reason::Cookie => Some(Place::of_bucket(minted.unwrap_or(0))),
+                Reason::Route if route == Some(2) => snapshot.users().unwrap().known(&head),
+                _ => None,
+            };
+            let expected = Decision { backend, reason, route, user, minted, counted, mirror: None };
             assert_eq!(decision, expected, "{headers:?}");
         };
         // Each line takes away what decided in the line before.

@@ -1,7 +1,10 @@
 //! What the proxy remembers, against what really happened: `/analysis`, `/report`, and the metrics that go with them.
 
+
 use serde_json::{Value, json};
 use splitway::control::Rejected;
+use splitway::route::Routing;
+use splitway::route::bucket::{KeySource, Sticky};
 
 use crate::support::{App, Proxy, eventually, two};
 
@@ -106,6 +109,57 @@ async fn the_report_the_analysis_the_metrics_and_the_clients_agree() {
     }
     assert_eq!(proxy.metric("splitway_rollouts_total{outcome=\"withdrawn\"}").await, 1.0);
     assert_eq!(proxy.metric("splitway_rollouts_total{outcome=\"promoted\"}").await, 0.0);
+}
+
+/// Users who come again, over another connection and so perhaps to another worker, are met once; a weight that grows adds
+/// users; requests without a key are nobody's.
+#[tokio::test]
+async fn a_report_tells_how_many_users_met_a_version() {
+    let (stable, canary) = (App::start("stable").await, App::start("canary").await);
+    let sticky =
+        Sticky { keys: vec![KeySource::Header("x-user".parse().unwrap())], salt: "spring".into(), cookie: None };
+    let with = |weights| Routing { sticky: Some(sticky.clone()), ..two(&stable, &canary, weights) };
+    let proxy = Proxy::start_with(with((1, 0)), |settings| settings.proxy.workers = 2).await;
+    let visit = async |users: std::ops::Range<u32>| {
+        let (mut client, mut met) = (proxy.client().await, [0u64; 2]);
+        for user in users {
+            let answer = client.get_with("/", &[("x-user", &user.to_string())]).await;
+            met[usize::from(answer.app() == "canary")] += 1;
+        }
+        met
+    };
+    let close = |found: &Value, truth: u64| found.as_u64().unwrap().abs_diff(truth) as f64 <= 1.0 + 0.05 * truth as f64;
+    let users = async || {
+        let report = ask(&proxy, "/report?number=1").await;
+        [0, 1].map(|i| report[0]["versions"][1 - i]["users"].clone())
+    };
+
+    visit(0..500).await;
+    proxy.set(with((19, 1))).await;
+    proxy.client().await.get("/").await;
+    assert_eq!(users().await, [Value::Null, Value::Null], "nobody was recognised since it began");
+    let mut met = [0, 0];
+    for _ in 0..4 {
+        met = visit(0..1000).await;
+    }
+    eventually("the users who met each", async || {
+        let [stable, canary] = users().await;
+        close(&stable, met[0]) && close(&canary, met[1])
+    })
+    .await;
+    assert!((20..80).contains(&met[1]), "about one in twenty: {met:?}");
+    proxy.set(with((1, 1))).await;
+    let [_, more] = visit(0..1000).await;
+    eventually("those who have moved to it", async || close(&users().await[1], more)).await;
+    proxy.set(with((1, 0))).await;
+    visit(1000..2000).await;
+    assert!(users().await.iter().zip([1000, more]).all(|(found, truth)| close(found, truth)), "no more after its end");
+    let changes = proxy.running.history().changes(0);
+    let end = &changes.last().unwrap().fact.text;
+    assert!(end.contains("rollout of canary withdrawn: about ") && end.contains(" users and "), "{end}");
+    let mut client = crate::support::Client::connect(proxy.admin).await;
+    let text = client.get_with("/report", &[("accept", "text/plain")]).await.text();
+    assert!(text.contains(" requests of about "), "{text}");
 }
 
 #[tokio::test]
