@@ -24,3 +24,9 @@ namespace: {{ .Release.Namespace }}
 labels:
   {{- include "splitway.labels" . | nindent 2 }}
 {{- end -}}
+
+{{- /* The port of a URL; without one that of its scheme. */ -}}
+{{- define "splitway.port-of" -}}
+{{- $url := urlParse . -}}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- end -}}

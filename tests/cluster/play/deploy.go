@@ -277,6 +277,12 @@ func (s *stage) refusals() error {
 		{"dashboard.labels=grafana", "/dashboard/labels"},
 		{"analysis.prometheus=prometheus:9090", "/analysis/prometheus"},
 		{"extraArgs={run}", "/extraArgs/0"},
+		{"extraEnv[0].value=x", "missing property 'name'"},
+		{"admin.token=secret", "'token' not allowed"},
+		{"accessLog.format=yaml", "/accessLog/format"},
+		{"accessLog.sample=0.05", "/accessLog/sample"},
+		{"traces.endpoint=tempo:4317", "/traces/endpoint"},
+		{"traces.ratio=5", "/traces/ratio"},
 		{"disruptionBudget.maxUnavailable=all", "/disruptionBudget/maxUnavailable"},
 	}
 	for _, one := range bad {
@@ -392,6 +398,10 @@ var chartValues = []string{
 	"prometheusRule.enabled=true,prometheusRule.labels.release=prometheus",
 	"dashboard.enabled=true,dashboard.annotations.grafana_folder=Rollouts",
 	"analysis.enabled=true,analysis.prometheus=https://metrics.example/prometheus",
+	"admin.tokenSecret=splitway-admin,analysis.enabled=true,serviceMonitor.enabled=true",
+	"accessLog.format=json,accessLog.sample=5%,accessLog.only=canary",
+	"traces.endpoint=http://tempo.monitoring:4317,traces.protocol=grpc,traces.ratio=0.05",
+	"traces.endpoint=https://traces.example/otlp,traces.protocol=http/protobuf,extraEnv[0].name=OTEL_EXPORTER_OTLP_TIMEOUT,extraEnv[0].value=5s",
 	"networkPolicy.adminFrom=null",
 }
 
