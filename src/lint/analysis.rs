@@ -1,9 +1,10 @@
 //! AnalysisTemplates of the same input: guards that their conditions need, and how long they take.
 
 use super::finding::Findings;
-use super::object::{integer, name, namespace};
+use super::object::{View, name, namespace};
 use super::{rules, span};
 use crate::text::node::Node;
+use crate::text::problem::quoted;
 
 const KINDS: [&str; 2] = ["AnalysisTemplate", "ClusterAnalysisTemplate"];
 
@@ -62,12 +63,44 @@ fn metrics(template: &Node) -> &[Node] {
     template.get("spec").and_then(|spec| spec.get("metrics")).map(Node::items).unwrap_or_default()
 }
 
+/// Analyses that are steps: each has to end.
+pub(super) fn steps(view: &View<'_>, rollout: &Node, objects: &[&Node], findings: &mut Findings) {
+    for step in &view.steps {
+        let Some((key, analysis)) = step.node.entry("analysis") else { continue };
+        for metric in measured(analysis, rollout, objects).into_iter().flatten() {
+            let name = || quoted(metric.node.get("name").and_then(Node::as_text).unwrap_or_default());
+            match metric.lasts() {
+                Some(Lasts::Forever) => {
+                    let message = format!("metric {} measures again and again, without `count`", name());
+                    findings.add(&rules::ENDLESS_STEP, &key.at, message, None);
+                }
+                Some(Lasts::Seconds(seconds)) if seconds >= DAY => {
+                    let message = format!("metric {} takes {}", name(), span::written(seconds));
+                    findings.add(&rules::LONG_STEP, &key.at, message, None);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 /// Seconds that an analysis step takes when all goes well: as long as its slowest metric. `None`: it cannot be told,
-/// because a template is not in the input, takes its numbers from arguments, or never ends by itself.
+/// because a template is not in the input, an argument's value is somewhere else, or it never ends by itself.
 pub(super) fn seconds(analysis: &Node, rollout: &Node, objects: &[&Node]) -> Option<u64> {
-    let templates = analysis.get("templates")?.items();
     let mut slowest = None;
-    for wanted in templates {
+    for metric in measured(analysis, rollout, objects)? {
+        match metric.lasts()? {
+            Lasts::Seconds(seconds) => slowest = slowest.max(Some(seconds)),
+            Lasts::Forever => return None,
+        }
+    }
+    slowest
+}
+
+/// The metrics of all its templates. `None`: a template is not in the input.
+fn measured<'a>(analysis: &'a Node, rollout: &Node, objects: &[&'a Node]) -> Option<Vec<Metric<'a>>> {
+    let mut all = Vec::new();
+    for wanted in analysis.get("templates")?.items() {
         let wanted_name = wanted.get("templateName")?.as_text()?;
         let cluster = super::object::is_true(wanted.get("clusterScope"));
         let template = objects.iter().find(|object| {
@@ -75,29 +108,57 @@ pub(super) fn seconds(analysis: &Node, rollout: &Node, objects: &[&Node]) -> Opt
             let same = cluster || own == namespace(rollout) || own.is_empty() || namespace(rollout).is_empty();
             kind == KINDS[usize::from(cluster)] && name(object) == wanted_name && same
         })?;
-        for metric in metrics(template) {
-            slowest = slowest.max(Some(of_metric(metric)?));
-        }
+        all.extend(metrics(template).iter().map(|node| Metric { node, analysis, template }));
     }
-    slowest
+    Some(all)
 }
 
-/// A measurement at once, then one per interval.
-fn of_metric(metric: &Node) -> Option<u64> {
-    let read = |field| match metric.get(field) {
-        None => Some(0.0),
-        Some(node) => span::go(node.as_text()?),
-    };
-    let (delay, interval) = (read("initialDelay")?, read("interval")?);
-    let count = match metric.get("count") {
-        None => 0,
-        Some(node) => integer(node).or_else(|| node.as_text()?.parse().ok())?,
-    };
-    let count = match (count, metric.get("interval")) {
-        (0, None) => 1,
-        // Until it is stopped.
-        (0, Some(_)) => return None,
-        (count, _) => count.max(1),
-    };
-    Some((delay + interval * (count - 1) as f64) as u64)
+/// One metric of a template, with where its arguments get their values: the step, else the template.
+struct Metric<'a> {
+    node: &'a Node,
+    analysis: &'a Node,
+    template: &'a Node,
+}
+
+enum Lasts {
+    Seconds(u64),
+    Forever,
+}
+
+const DAY: u64 = 24 * 3600;
+
+impl Metric<'_> {
+    /// A measurement at once, then one per interval. `None`: it cannot be told.
+    fn lasts(&self) -> Option<Lasts> {
+        let seconds = |field| match self.value(field) {
+            None => Some(0.0),
+            Some(text) => span::go(text?),
+        };
+        let (delay, interval) = (seconds("initialDelay")?, seconds("interval")?);
+        let count: u64 = match self.value("count") {
+            None => 0,
+            Some(text) => text?.parse().ok()?,
+        };
+        let count = match (count, self.node.get("interval")) {
+            (0, None) => 1,
+            (0, Some(_)) => return Some(Lasts::Forever),
+            (count, _) => count,
+        };
+        Some(Lasts::Seconds((delay + interval * (count - 1) as f64) as u64))
+    }
+
+    /// What a field says, with an argument's value in its place. `None`: it is not there; `Some(None)`: the value is
+    /// somewhere else.
+    fn value(&self, field: &str) -> Option<Option<&str>> {
+        let text = self.node.get(field)?.as_text()?;
+        let inside = text.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}"));
+        let Some(argument) = inside.and_then(|inside| inside.trim().strip_prefix("args.")) else {
+            return Some(Some(text));
+        };
+        let given = self.analysis.get("args").into_iter();
+        let defaults = self.template.get("spec").and_then(|spec| spec.get("args"));
+        let mut all = given.chain(defaults).flat_map(Node::items);
+        let named = all.find(|one| one.get("name").and_then(Node::as_text) == Some(argument));
+        Some(named.and_then(|named| named.get("value")?.as_text()))
+    }
 }

@@ -123,6 +123,7 @@ fn rollout(object: &Node, objects: &[&Node], traffic: Option<Traffic>, findings:
     // Of another shape than the CRD's: that was reported, and no rule could be trusted.
     let view = View::new(object, &stored)?;
     analysis::background(view.canary.1, findings);
+    analysis::steps(&view, object, objects, findings);
     traps::canary(&view, findings);
     let table = steps::table(object, &view, objects, traffic, findings);
     (!table.stages.is_empty()).then_some(table)

@@ -385,6 +385,18 @@ rules! {
         remedy: "Nothing, if that is what you want; one condition alone has no such gap.",
         source: "Argo Rollouts docs: Analysis, inconclusive runs",
     }
+    ENDLESS_STEP Error "analysis-step-without-end" {
+        what: "A step with an analysis that measures again and again and has no `count`.",
+        why: "The controller marks the Rollout InvalidSpec: a step has to end by itself.",
+        remedy: "Give the metric a `count`, or its template an argument for it and the step the argument's value.",
+        source: "Argo Rollouts: pkg/apis/rollouts/validation/validation_references.go",
+    }
+    LONG_STEP Warning "analysis-step-of-days" {
+        what: "A step with an analysis that takes a day or more when all goes well.",
+        why: "The rollout waits in this step until the last measurement. Templates that also serve beside the steps have a large `count` by default.",
+        remedy: "Give the step the `count` that it needs among its `args`.",
+        source: "Argo Rollouts docs: Analysis",
+    }
     BACKGROUND Info "analysis-from-the-start" {
         what: "A background analysis without `startingStep`.",
         why: "It begins with the canary's pods, before the canary has any traffic.",

@@ -1,6 +1,5 @@
 //! What the proxy remembers, against what really happened: `/analysis`, `/report`, and the metrics that go with them.
 
-
 use serde_json::{Value, json};
 use splitway::control::Rejected;
 use splitway::route::Routing;
