@@ -12,7 +12,7 @@ use super::grpc::Status;
 use super::state::State;
 use super::worker::{Target, Worker};
 use crate::metrics::Labels;
-use crate::record::context::{Context, SpanId, TRACEPARENT};
+use crate::record::context::{Context, SpanId, TRACEPARENT, TRACESTATE};
 use crate::record::{Details, Record, Try, Wanted, kept};
 
 /// Made when the request begins, because later nobody has its head any more.
@@ -30,6 +30,7 @@ pub struct Draft {
     /// To be shown among the last requests however it ends.
     is_sample: bool,
     context: Option<Context>,
+    trace_state: Option<String>,
     queue: Duration,
     connect: Duration,
     first_byte: Option<Duration>,
@@ -54,6 +55,7 @@ impl Draft {
             version: request.version(),
             client: state.client().peer.ip().to_canonical(),
             is_sample: worker.pen.begin(),
+            trace_state: context.filter(|context| context.sampled).and_then(|_| trace_state(request.headers())),
             context,
             queue: Duration::ZERO,
             connect: Duration::ZERO,
@@ -128,8 +130,15 @@ impl Draft {
             first_byte: self.first_byte,
             tries,
             context: self.context,
+            trace_state: self.trace_state,
         }
     }
+}
+
+/// Its lines as one (RFC 9110 section 5.3). `None`: there is none.
+fn trace_state(headers: &HeaderMap) -> Option<String> {
+    let lines: Vec<_> = headers.get_all(TRACESTATE).iter().filter_map(|line| line.to_str().ok()).collect();
+    (!lines.is_empty()).then(|| lines.join(","))
 }
 
 /// A host and its port; an IPv6 address loses its brackets.
@@ -234,6 +243,7 @@ pub fn refused(worker: &Worker, state: &State, failure: Failure) {
             first_byte: None,
             tries: Vec::new(),
             context: None,
+            trace_state: None,
         })),
     });
 }

@@ -18,6 +18,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::export::Trust;
 use crate::route::transport::Protocol;
 use crate::tls::back;
 
@@ -36,16 +37,13 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// `secure`: trusts the authorities that the system trusts.
-    pub fn new(secure: bool) -> Result<Self, String> {
-        if !secure {
-            return Ok(Self { tls: None });
-        }
-        let settings =
-            back::Settings { authorities: None, certificate: None, server_name: None, protocol: Protocol::Http1 };
-        // No file is named.
-        let mut read = |_: &Path| Err(String::new());
-        let tls = settings.load(&mut read, &[]).map_err(|wrong| wrong.message)?;
+    /// `trust`: for a collector behind TLS.
+    pub fn new(trust: Option<Trust>) -> Result<Self, String> {
+        let Some(Trust { authorities, certificate }) = trust else { return Ok(Self { tls: None }) };
+        let settings = back::Settings { authorities, certificate, server_name: None, protocol: Protocol::Http1 };
+        let mut read = |file: &Path| std::fs::read(file).map_err(|error| error.to_string());
+        let tls =
+            settings.load(&mut read, &[]).map_err(|wrong| format!("{}: {}", wrong.file.display(), wrong.message))?;
         Ok(Self { tls: Some(TlsConnector::from(tls.config)) })
     }
 

@@ -4,12 +4,13 @@
 //! of them by itself. Spans wait in a bounded queue; what does not fit, or is not taken by the collector in time, is counted
 //! and forgotten.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceFlags, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue, SpanId, TraceId};
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks};
@@ -21,6 +22,7 @@ use super::context::{self, Context, Sampler};
 use super::{Details, Record, Try};
 use crate::metrics::Metrics;
 use crate::route::{Reason, Role};
+use crate::tls::Pair;
 
 /// How long the last spans may take at the end of the process.
 const LAST_SPANS: Duration = Duration::from_secs(2);
@@ -107,21 +109,59 @@ fn exporter(variable: Variable<'_>) -> Result<SpanExporter, String> {
             .or_else(|| variable(&format!("OTEL_EXPORTER_OTLP_{what}")))
     };
     let secure = of_traces("ENDPOINT").is_some_and(|endpoint| endpoint.starts_with("https:"));
+    let trust = if secure { Some(Trust::read(&of_traces)?) } else { None };
     let builder = SpanExporter::builder();
     let built = match of_traces("PROTOCOL").as_deref() {
         Some("grpc") => {
             let builder = builder.with_tonic();
-            match secure {
-                true => builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots()).build(),
-                false => builder.build(),
+            match trust {
+                Some(trust) => builder.with_tls_config(trust.into_grpc()?).build(),
+                None => builder.build(),
             }
         }
-        None | Some("http/protobuf") => builder.with_http().with_http_client(Client::new(secure)?).build(),
+        None | Some("http/protobuf") => builder.with_http().with_http_client(Client::new(trust)?).build(),
         Some(other) => {
             return Err(format!("OTEL_EXPORTER_OTLP_PROTOCOL is {other:?}; expected grpc or http/protobuf"));
         }
     };
     built.map_err(|error| format!("traces cannot be exported: {error}; see the OTEL_EXPORTER_OTLP_ variables"))
+}
+
+/// Whom a collector behind TLS has to be signed by, and what it is shown. Files are read at the start.
+pub struct Trust {
+    /// `None`: those whom the system trusts.
+    pub authorities: Option<PathBuf>,
+    pub certificate: Option<Pair>,
+}
+
+impl Trust {
+    fn read(of_traces: Variable<'_>) -> Result<Self, String> {
+        let file = |what: &str| of_traces(what).map(PathBuf::from);
+        let certificate = match (file("CLIENT_CERTIFICATE"), file("CLIENT_KEY")) {
+            (Some(certificate), Some(key)) => Some(Pair { certificate, key }),
+            (None, None) => None,
+            _ => {
+                return Err(
+                    "only one of OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY is set; \
+                            expected both or none"
+                        .to_owned(),
+                );
+            }
+        };
+        Ok(Self { authorities: file("CERTIFICATE"), certificate })
+    }
+
+    fn into_grpc(self) -> Result<ClientTlsConfig, String> {
+        let read = |file: &PathBuf| std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
+        let config = match &self.authorities {
+            None => ClientTlsConfig::new().with_enabled_roots(),
+            Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(file)?)),
+        };
+        Ok(match &self.certificate {
+            None => config,
+            Some(pair) => config.identity(Identity::from_pem(read(&pair.certificate)?, read(&pair.key)?)),
+        })
+    }
 }
 
 /// The way to the task that exports.
@@ -283,10 +323,13 @@ fn span(
     let at = |offset: Duration| record.time.checked_add(offset).unwrap_or(SystemTime::UNIX_EPOCH);
     let trace = TraceId::from_bytes(context.trace.0.to_be_bytes());
     let id = |span: context::SpanId| SpanId::from_bytes(span.0.to_be_bytes());
+    // One that cannot be understood has been passed on, but is in no span.
+    let state = record.details.as_ref().and_then(|details| details.trace_state.as_deref()?.parse().ok());
+    let state: TraceState = state.unwrap_or_default();
     // Strangers invent methods; a name stands for a class of requests.
     let method = record.method.as_deref().filter(|method| crate::metrics::cells::Method::is_known(method));
     SpanData {
-        span_context: SpanContext::new(trace, id(own), TraceFlags::SAMPLED, false, TraceState::default()),
+        span_context: SpanContext::new(trace, id(own), TraceFlags::SAMPLED, false, state),
         parent_span_id: parent.map_or(SpanId::INVALID, id),
         parent_span_is_remote: kind == SpanKind::Server,
         span_kind: kind,

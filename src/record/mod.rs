@@ -139,6 +139,8 @@ pub struct Details {
     pub tries: Vec<Try>,
     /// `None`: there are no traces here.
     pub context: Option<Context>,
+    /// `tracestate` of the trace that is continued, as it came.
+    pub trace_state: Option<String>,
 }
 
 /// One endpoint that was asked.

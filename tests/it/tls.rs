@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
@@ -28,22 +29,26 @@ use crate::process::{Folder, Process, Serving, splitway};
 use crate::support::{App, Client, eventually, soon};
 
 /// Signs certificates.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key.
-struct Signed {
-    certificate: String,
-    key: String,
+pub struct Signed {
+    pub certificate: String,
+    pub key: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn sign(&self, names: &[&str]) -> Signed {
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    pub fn sign(&self, names: &[&str]) -> Signed {
         let mut params =
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.distinguished_name.push(DnType::CommonName, names[0]);
@@ -55,7 +60,7 @@ impl Authority {
 
 impl Signed {
     /// Into `NAME.pem` and `NAME.key`, one after the other and in place, as careless programs do.
-    fn write(&self, folder: &Folder, name: &str) {
+    pub fn write(&self, folder: &Folder, name: &str) {
         folder.write(&format!("{name}.pem"), &self.certificate);
         folder.write(&format!("{name}.key"), &self.key);
     }
@@ -66,11 +71,11 @@ impl Signed {
         folder.replace(&format!("{name}.key"), &self.key);
     }
 
-    fn chain(&self) -> Vec<CertificateDer<'static>> {
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
     }
 
-    fn key(&self) -> PrivateKeyDer<'static> {
+    pub fn key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
 }
@@ -254,7 +259,7 @@ async fn only_clients_of_the_authority_reach_the_application_until_another_autho
     let (app, folder, authority, other) =
         (App::start("stable").await, Folder::new(), Authority::new(), Authority::new());
     authority.sign(&["app.test"]).write(&folder, "app");
-    folder.write("clients.pem", &authority.0.pem());
+    folder.write("clients.pem", &authority.pem());
     let tls = format!("{APP}, client-ca: clients.pem");
     let proxy = Proxy::start(&folder.write("splitway.yaml", &yaml(&tls, app.address))).await;
     let (known, stranger) = (authority.sign(&["client"]), other.sign(&["client"]));
@@ -269,7 +274,7 @@ async fn only_clients_of_the_authority_reach_the_application_until_another_autho
     assert_eq!(status(Some(&known)).await, Some(200));
     assert_eq!((status(None).await, status(Some(&stranger)).await), (None, None));
     assert_eq!(app.received(), 1);
-    folder.replace("clients.pem", &other.0.pem());
+    folder.replace("clients.pem", &other.pem());
     eventually("the other authority", async || status(Some(&stranger)).await == Some(200)).await;
     assert_eq!(status(Some(&known)).await, None);
 }
@@ -279,7 +284,7 @@ async fn only_clients_of_the_authority_reach_the_application_until_another_autho
 async fn the_application_learns_who_the_client_is_and_nobody_can_say_so_for_himself() {
     let (app, folder, authority) = (App::start("stable").await, Folder::new(), Authority::new());
     authority.sign(&["app.test"]).write(&folder, "app");
-    folder.write("clients.pem", &authority.0.pem());
+    folder.write("clients.pem", &authority.pem());
     let text = format!(
         "listeners: [{{ address: 127.0.0.1:0, tls: {{ {APP}, client-ca: clients.pem, client-certificates: optional }} }},
                      {{ address: 127.0.0.1:0 }}]
@@ -350,13 +355,27 @@ async fn a_listener_in_clear_redirects_to_tls_and_the_application_never_sees_it(
     assert_eq!(get(&mut speak(secure).await).await.unwrap().0, 200);
 }
 
+/// A server's side. `asks`: it wants certificates of clients, which this authority has signed.
+pub fn acceptor(shows: &Signed, asks: Option<&Authority>, protocols: &[&[u8]]) -> TlsAcceptor {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    let builder = match asks {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.0.der().clone()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+            builder.with_client_cert_verifier(verifier.unwrap())
+        }
+    };
+    let mut config = builder.with_single_cert(shows.chain(), shows.key()).unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
 /// An endpoint that speaks TLS, and answers with the protocol that was agreed on.
 async fn endpoint(signed: &Signed) -> SocketAddr {
-    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_no_client_auth().with_single_cert(signed.chain(), signed.key()).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let (acceptor, listener) =
-        (TlsAcceptor::from(Arc::new(config)), TcpListener::bind(("127.0.0.1", 0)).await.unwrap());
+        (acceptor(signed, None, &[b"h2", b"http/1.1"]), TcpListener::bind(("127.0.0.1", 0)).await.unwrap());
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
@@ -392,8 +411,8 @@ async fn endpoint(signed: &Signed) -> SocketAddr {
 async fn an_endpoint_is_spoken_to_as_the_file_says_and_believed_only_if_it_proves_its_name() {
     let (folder, authority, other) = (Folder::new(), Authority::new(), Authority::new());
     let address = endpoint(&authority.sign(&["app.local"])).await;
-    folder.write("ca.pem", &authority.0.pem());
-    folder.write("other.pem", &other.0.pem());
+    folder.write("ca.pem", &authority.pem());
+    folder.write("other.pem", &other.pem());
     let text = |protocol: &str, tls: &str| {
         format!(
             "listeners: [{{ address: 127.0.0.1:0 }}]\nbackends:\n  stable: {{ protocol: {protocol}, tls: {{ {tls} }}, endpoints: [\"{address}\"] }}\n"
@@ -430,7 +449,7 @@ async fn an_endpoint_is_spoken_to_as_the_file_says_and_believed_only_if_it_prove
 async fn a_file_that_settings_name_and_that_changes_alone_changes_them() {
     let (folder, authority, other) = (Folder::new(), Authority::new(), Authority::new());
     let address = endpoint(&authority.sign(&["app.local"])).await;
-    folder.write("ca.pem", &other.0.pem());
+    folder.write("ca.pem", &other.pem());
     folder.write("secret", "0123456789abcdef");
     let file = folder.write(
         "splitway.yaml",
@@ -448,7 +467,7 @@ async fn a_file_that_settings_name_and_that_changes_alone_changes_them() {
     let config = proxy.serving.until("a refusal", refused).await;
     assert!(config["refused"]["message"].as_str().unwrap().contains("expected a certificate, found no PEM at all"));
 
-    folder.write("ca.pem", &authority.0.pem());
+    folder.write("ca.pem", &authority.pem());
     eventually("an answer", async || ask().await.status == 200).await;
     let before = proxy.serving.generation().await;
     folder.write("secret", "fedcba9876543210");

@@ -19,9 +19,11 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
-use crate::process::{Serving, splitway};
+use crate::process::{Folder, Serving, splitway};
 use crate::support::{App, Client, dead, eventually, soon};
+use crate::tls::{Authority, Signed, acceptor};
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -69,6 +71,35 @@ impl Collector {
         let address = listener.local_addr().unwrap();
         let service = TraceServiceServer::new(Grpc(sender)).accept_compressed(CompressionEncoding::Gzip);
         tokio::spawn(tonic::transport::Server::builder().serve_with_incoming(service, TcpIncoming::from(listener)));
+        Self { address, batches, spans: Vec::new() }
+    }
+
+    /// Both behind TLS: known by `shows`, and open to those whom `trusts` has signed.
+    async fn secure(grpc: bool, shows: &Signed, trusts: &Authority) -> Self {
+        let (sender, batches) = mpsc::unbounded_channel();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        if grpc {
+            let tls = ServerTlsConfig::new()
+                .identity(Identity::from_pem(&shows.certificate, &shows.key))
+                .client_ca_root(Certificate::from_pem(trusts.pem()));
+            let server = tonic::transport::Server::builder().tls_config(tls).unwrap();
+            let service = TraceServiceServer::new(Grpc(sender));
+            tokio::spawn(async move { server.serve_with_incoming(service, TcpIncoming::from(listener)).await });
+        } else {
+            let acceptor = acceptor(shows, Some(trusts), &[b"http/1.1"]);
+            tokio::spawn(async move {
+                loop {
+                    let stream = acceptor.accept(listener.accept().await.unwrap().0).await;
+                    let sender = sender.clone();
+                    let service = service_fn(move |request| over_http(sender.clone(), request));
+                    let Ok(stream) = stream else { continue };
+                    tokio::spawn(
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                    );
+                }
+            });
+        }
         Self { address, batches, spans: Vec::new() }
     }
 
@@ -215,6 +246,9 @@ async fn across_a_second_try(mut collector: Collector, command: &mut Command) {
     let url = format!("http://{}/echo", app.address);
     has(answered, &[("error.type", ""), ("http.request.resend_count", "1"), ("url.full", &url)]);
     has(answered, &[("http.response.status_code", "200"), ("splitway.version", "stable")]);
+    for span in [&server, failed, answered] {
+        assert_eq!(span.trace_state, "a=1,b=2");
+    }
     // The application was told of the try that asked it.
     assert_eq!(told_as(&echo, "traceparent"), [format!("00-{TRACE}-{}-01", hex(&answered.span_id))]);
     assert_eq!(told_as(&echo, "tracestate").join(","), "a=1,b=2");
@@ -249,6 +283,44 @@ async fn a_collector_of_grpc_gets_a_request_and_its_tries() {
     let mut command = collector.told("grpc");
     command.env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
     across_a_second_try(collector, &mut command).await;
+}
+
+/// A collector that only one authority vouches for, and that asks for a certificate itself.
+#[tokio::test]
+async fn a_collector_behind_tls_is_verified_and_shown_a_certificate() {
+    let (authority, stranger, folder) = (Authority::new(), Authority::new(), Folder::new());
+    folder.write("ca.pem", &authority.pem());
+    folder.write("stranger.pem", &stranger.pem());
+    authority.sign(&["proxy"]).write(&folder, "proxy");
+    for (grpc, protocol) in [(true, "grpc"), (false, "http/protobuf")] {
+        let mut collector = Collector::secure(grpc, &authority.sign(&["localhost"]), &authority).await;
+        let app = App::start("stable").await;
+        let address = collector.address;
+        let told = |authority: &str| {
+            let mut command = told(address, protocol);
+            let file = |name: &str| folder.path(name);
+            command
+                .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("https://localhost:{}", address.port()))
+                .env("OTEL_EXPORTER_OTLP_CERTIFICATE", file(authority))
+                .env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", file("proxy.pem"))
+                .env("OTEL_EXPORTER_OTLP_CLIENT_KEY", file("proxy.key"));
+            command
+        };
+        let serving = Serving::spawn(&mut told("ca.pem"), &["--stable", &app.address.to_string()]).await;
+        assert_eq!(serving.client().await.get("/").await.status, 200);
+        let (server, _) = collector.request().await;
+        has(&server, &[("url.path", "/")]);
+
+        // One that is signed by somebody else gets nothing, and requests go on.
+        let serving = Serving::spawn(&mut told("stranger.pem"), &["--stable", &app.address.to_string()]).await;
+        assert_eq!(serving.client().await.get("/").await.status, 200);
+        let failed = async || {
+            let text = Client::connect(serving.admin).await.get("/metrics").await.text();
+            text.contains("splitway_trace_spans_total{outcome=\"failed\"} 2")
+        };
+        eventually("spans that cannot be exported", failed).await;
+        assert!(collector.batches.try_recv().is_err(), "{protocol}: the wrong collector was told");
+    }
 }
 
 #[tokio::test]
