@@ -59,7 +59,7 @@
 mod line;
 #[cfg(test)]
 mod tests;
-#[cfg(all(test, splitway_loom))]
+#[cfg(all(test, feature = "loom"))]
 mod under_loom;
 
 use std::hash::{BuildHasher, RandomState};
@@ -71,9 +71,9 @@ use siphasher::sip128::SipHasher24;
 use super::VersionHash;
 use line::{Carry, Line};
 
-#[cfg(all(test, splitway_loom))]
+#[cfg(all(test, feature = "loom"))]
 use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(all(test, splitway_loom)))]
+#[cfg(not(all(test, feature = "loom")))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What makes one process's draws differ from another's: the key of a split.

@@ -1,5 +1,5 @@
 //! Every interleaving of a few threads, tried by loom:
-//! `RUSTFLAGS="--cfg splitway_loom" CARGO_TARGET_DIR=target/loom cargo test --lib loom`.
+//! `cargo test --features loom --lib under_loom`.
 
 use std::sync::Arc;
 
