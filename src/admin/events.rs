@@ -17,9 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::listen::Place;
 use super::view::{Refused, Rollout};
-use super::{Body, Context, report};
+use super::{Body, Context, endpoints, report};
 use crate::history::{Second, VersionSecond, Window};
-use crate::metrics::Totals;
 use crate::metrics::cells::QuantileCounts;
 use crate::route::bucket::KeySource;
 use crate::route::{Role, Snapshot, VersionHash};
@@ -114,10 +113,9 @@ impl Watcher {
         if std::mem::take(&mut self.is_new) {
             news.insert("whole".to_owned(), true.into());
         }
-        let totals = context.metrics.totals();
         self.section(&mut news, "proxy", proxy(context));
         self.section(&mut news, "rollout", rollout(context));
-        self.section(&mut news, "ports", ports(context, &totals));
+        self.section(&mut news, "ports", ports(context));
 
         let seconds = context.history.seconds(self.second);
         news.insert("now".to_owned(), now(context, seconds.last()));
@@ -295,10 +293,10 @@ fn rollout(context: &Context) -> Value {
     rollout
 }
 
-fn ports(context: &Context, totals: &Totals) -> Value {
+fn ports(context: &Context) -> Value {
     let port = |(number, name): (usize, &crate::route::PortName)| {
         let snapshot = context.live.current(number);
-        let backends = snapshot.as_deref().map(|snapshot| backends(number, snapshot, totals));
+        let backends = snapshot.as_deref().map(|snapshot| backends(context, number, snapshot));
         let keys = snapshot.as_ref().and_then(|snapshot| {
             let keys = snapshot.users()?.sticky().keys.iter().map(|key| match key {
                 KeySource::Header(name) => format!("header {name}"),
@@ -317,16 +315,16 @@ fn ports(context: &Context, totals: &Totals) -> Value {
     context.metrics.ports().iter().enumerate().map(port).collect()
 }
 
-fn backends(port: usize, snapshot: &Snapshot, totals: &Totals) -> Vec<Value> {
+fn backends(context: &Context, port: usize, snapshot: &Snapshot) -> Vec<Value> {
     let total = snapshot.shares().total();
     let backend = |backend: &crate::route::Backend| {
         let weight = snapshot.weight(&backend.version);
-        let same = totals.versions.iter().filter(|one| one.port == port && one.version == backend.version);
-        let left_out: u64 = same.map(|one| one.endpoints_out).sum();
-        let endpoints: Vec<String> = backend.endpoints.iter().map(ToString::to_string).collect();
+        let listed = endpoints::list(&context.metrics, port, backend);
+        let listed = listed.iter().map(|one| json!([one.address, one.state, one.in_words()]));
         json!({
             "version": backend.version.as_str(), "role": backend.role.as_str(), "weight": weight, "total": total,
-            "asked": f64::from(weight) / f64::from(total.max(1)), "endpoints": endpoints, "left_out": left_out,
+            "asked": f64::from(weight) / f64::from(total.max(1)), "endpoints": backend.endpoints.len(),
+            "listed": listed.collect::<Vec<_>>(),
         })
     };
     snapshot.backends().iter().map(backend).collect()

@@ -18,10 +18,11 @@
 //! Files: `listen` is the listener with its limits, `token` what it may ask for, `page` the dashboard's files and `events` what
 //! moves on it; `view` is the serializable picture of `/config`; `explain` is the made-up request; `verify` judges what
 //! `/verify` asks, `analysis` compares versions, `report` is the picture of past rollouts,
-//! `status` that of now, `requests` chooses among the last requests, `query` reads what is asked, and `peers` asks the other replicas.
+//! `status` that of now, `endpoints` how each one fares, `requests` chooses among the last requests, `query` reads what is asked, and `peers` asks the other replicas.
 
 pub mod analysis;
 pub mod ask;
+pub mod endpoints;
 mod events;
 pub mod explain;
 mod listen;
@@ -1047,7 +1048,11 @@ mod tests {
             (&json!(true), &json!("ready"), &Value::Null)
         );
         assert_eq!(all["ports"][0]["backends"][1]["weight"], 11);
-        assert_eq!(all["ports"][0]["backends"][1]["endpoints"], json!(["127.0.0.1:9002"]));
+        let canary = &all["ports"][0]["backends"][1];
+        assert_eq!(
+            (&canary["endpoints"], &canary["listed"]),
+            (&json!(1), &json!([["127.0.0.1:9002", "active", "active"]]))
+        );
         served.remember();
         let next = data(&until(&mut stream, "\n\n\r\n"));
         assert_eq!((&next["whole"], &next["proxy"]), (&Value::Null, &Value::Null), "nothing about it is new");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::endpoints::{self, Endpoint};
 use super::{Context, report, view};
 use crate::control::cluster::Contact;
 use crate::control::rollout::{Progress, State};
@@ -68,7 +69,12 @@ pub struct Version {
     pub p50: Option<f64>,
     pub p99: Option<f64>,
     pub in_flight: i64,
+    /// Addresses of the live snapshot, all of them.
     pub endpoints: Vec<String>,
+    /// How the first of them fare, the gravest first, with those that only finish requests; at most [`endpoints::LISTED`]. Empty
+    /// where a proxy of an earlier version was asked.
+    #[serde(default)]
+    pub endpoint_states: Vec<Endpoint>,
     /// How many of them workers leave out for a while, each worker's added up.
     pub ejected: u64,
 }
@@ -102,6 +108,7 @@ pub fn look(context: &Context) -> Status {
             version.asked = split.map_or(0.0, |one| one.asked_ratio);
             version.error_in_requests = split.map_or(0.0, |one| one.sent as f64 - one.asked_requests);
             version.endpoints = backend.endpoints.iter().map(ToString::to_string).collect();
+            version.endpoint_states = endpoints::list(&context.metrics, number, backend);
             for one in same {
                 version.in_flight += one.in_flight;
                 version.ejected += one.endpoints_out;
@@ -184,6 +191,13 @@ impl Version {
         self.error_in_requests += other.error_in_requests;
         self.in_flight += other.in_flight;
         self.ejected += other.ejected;
+        for endpoint in &other.endpoint_states {
+            match self.endpoint_states.iter_mut().find(|own| own.address == endpoint.address) {
+                Some(own) => own.add(endpoint),
+                None => self.endpoint_states.push(endpoint.clone()),
+            }
+        }
+        endpoints::first(&mut self.endpoint_states);
     }
 
     fn of(port: usize, version: &VersionHash, role: Role, counts: &ByVersion, seconds: f64) -> Self {
@@ -202,6 +216,7 @@ impl Version {
             p99: own.durations.quantile(0.99),
             in_flight: 0,
             endpoints: Vec::new(),
+            endpoint_states: Vec::new(),
             ejected: 0,
         }
     }
@@ -272,9 +287,6 @@ const GREEN: &str = "32";
 const YELLOW: &str = "33";
 const RED: &str = "31";
 const DIM: &str = "2";
-
-/// Endpoints that are listed; of more only the number is told.
-const LISTED: usize = 8;
 
 impl Status {
     pub fn tree(&self, style: Style) -> String {
@@ -401,23 +413,27 @@ impl Version {
             self.in_flight
         )
         .expect("a String can be written to");
-        for (i, endpoint) in self.endpoints.iter().take(LISTED).enumerate() {
-            let is_last =
-                i + 1 == self.endpoints.len().min(LISTED) && self.endpoints.len() <= LISTED && self.ejected == 0;
-            let branch = if is_last { glyphs.last } else { glyphs.branch };
-            writeln!(text, "{down}{branch}{}{endpoint}", glyphs.endpoint).expect("a String can be written to");
-        }
-        let mut more = |what: String| {
-            writeln!(text, "{down}{}{what}", glyphs.last).expect("a String can be written to");
-        };
-        if self.endpoints.len() > LISTED {
-            more(format!("{} more", self.endpoints.len() - LISTED));
-        }
-        if self.ejected > 0 {
-            more(paint(RED, &format!("left out for a while: {} times", self.ejected)));
-        }
-        if self.endpoints.is_empty() {
-            more(paint(RED, "no endpoint"));
+        let mut lines: Vec<String> = self
+            .endpoint_states
+            .iter()
+            .map(|one| {
+                let words = match one.state {
+                    endpoints::State::Active => one.in_words(),
+                    endpoints::State::Leaving | endpoints::State::Warming => paint(DIM, &one.in_words()),
+                    endpoints::State::Full => paint(YELLOW, &one.in_words()),
+                    _ => paint(RED, &one.in_words()),
+                };
+                format!("{}{:<21}  {words}", glyphs.endpoint, one.address)
+            })
+            .collect();
+        // Those that leave are listed and are none of them.
+        let leaving = self.endpoint_states.iter().filter(|one| one.state == endpoints::State::Leaving).count();
+        let more = (self.endpoints.len() + leaving).saturating_sub(self.endpoint_states.len());
+        lines.extend((more > 0).then(|| format!("{more} more")));
+        lines.extend(self.endpoints.is_empty().then(|| paint(RED, "no endpoint")));
+        for (i, line) in lines.iter().enumerate() {
+            let branch = if i + 1 == lines.len() { glyphs.last } else { glyphs.branch };
+            writeln!(text, "{down}{branch}{line}").expect("a String can be written to");
         }
     }
 }
@@ -428,6 +444,13 @@ mod tests {
     use crate::control::rollout::Fact;
 
     fn status() -> Status {
+        let endpoint = |address: &str, state, detail: &str| Endpoint {
+            address: address.to_owned(),
+            state,
+            workers: 1,
+            of: 2,
+            detail: detail.to_owned(),
+        };
         let version = |name: &str, role: &str, asked: f64, failed: f64| Version {
             version: name.to_owned(),
             role: role.to_owned(),
@@ -440,7 +463,11 @@ mod tests {
             p99: Some(0.0125),
             in_flight: 1,
             endpoints: vec!["10.0.0.1:5000".to_owned(), "10.0.0.2:5000".to_owned()],
-            ejected: 0,
+            endpoint_states: vec![
+                endpoint("10.0.0.2:5000", endpoints::State::Ejected, "connect refused; tried again in 8 s"),
+                endpoint("10.0.0.1:5000", endpoints::State::Active, ""),
+            ],
+            ejected: 1,
         };
         let fact = |text: &str, field: &str| Fact::new(text, field);
         Status {
@@ -499,11 +526,11 @@ Report:    1 running: 312 requests met 7f9c, 63 failed
 NAME                                  ASKED     SENT    ERROR    REQ/S   FAILED       P99   OPEN
 ⟳ services/shop
 ├──# canary 7f9c                    33.00 %  33.00 %    +0.25     33.0  20.00 %   12.5 ms      1
-│  ├──□ 10.0.0.1:5000
-│  └──□ 10.0.0.2:5000
+│  ├──□ 10.0.0.2:5000          ejected by 1 of 2 workers: connect refused; tried again in 8 s
+│  └──□ 10.0.0.1:5000          active
 └──# stable 5fb4                    67.00 %  67.00 %    +0.25     67.0   0.00 %   12.5 ms      1
-   ├──□ 10.0.0.1:5000
-   └──□ 10.0.0.2:5000
+   ├──□ 10.0.0.2:5000          ejected by 1 of 2 workers: connect refused; tried again in 8 s
+   └──□ 10.0.0.1:5000          active
 ";
         assert_eq!(status().tree(Style::PLAIN), expected);
     }
@@ -523,9 +550,10 @@ NAME                                  ASKED     SENT    ERROR    REQ/S   FAILED 
         assert!(empty.tree(Style::PLAIN).ends_with("nothing is live yet\n"));
         let mut lonely = status();
         lonely.ports[0].versions[0].endpoints.clear();
-        lonely.ports[0].versions[1].ejected = 2;
+        lonely.ports[0].versions[0].endpoint_states.clear();
+        lonely.ports[0].versions[1].endpoints.extend((3..83).map(|n| format!("10.0.0.{n}:5000")));
         let tree = lonely.tree(Style::PLAIN);
-        assert!(tree.contains("└──no endpoint") && tree.contains("left out for a while: 2 times"), "{tree}");
+        assert!(tree.contains("└──no endpoint") && tree.ends_with("   └──80 more\n"), "{tree}");
     }
 
     #[test]
@@ -533,5 +561,10 @@ NAME                                  ASKED     SENT    ERROR    REQ/S   FAILED 
         let text = serde_json::to_string(&status()).unwrap();
         let read: Status = serde_json::from_str(&text).unwrap();
         assert_eq!(read.tree(Style::PLAIN), status().tree(Style::PLAIN));
+        // One of a proxy that says less.
+        let mut less = serde_json::to_value(status()).unwrap();
+        less["ports"][0]["versions"][0].as_object_mut().unwrap().remove("endpoint_states");
+        let read: Status = serde_json::from_value(less).unwrap();
+        assert!(read.tree(Style::PLAIN).contains("│  └──2 more\n"));
     }
 }

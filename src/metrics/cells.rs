@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use super::Users;
+use super::{Endpoints, Users};
 use crate::proxy::{Ending, Failure};
 use crate::route::Reason;
 use crate::tls::HandshakeFailure;
@@ -391,6 +391,8 @@ pub struct VersionCells {
     pub endpoints_put_out: Cell,
     /// Endpoints whose trial went well.
     pub endpoints_returned: Cell,
+    /// Told by the tick.
+    pub endpoints: Endpoints,
     /// Requests that wait for a place before a busy endpoint.
     pub queued: Gauge,
     pub tunnels: Gauge,

@@ -12,6 +12,7 @@
 //!
 //! * `cells`: the counters of one worker;
 //! * `users`: how many users a version has met;
+//! * `endpoints`: how a worker sees the endpoints of a version;
 //! * `versions`: the cells of all versions, and when they are given up;
 //! * `totals`: their sums over all workers, as plain numbers;
 //! * `api`: what following a Rollout counts;
@@ -31,6 +32,7 @@ mod api;
 pub mod cells;
 mod certificates;
 mod changed;
+mod endpoints;
 mod exemplars;
 pub mod families;
 pub mod notice;
@@ -47,6 +49,7 @@ pub use api::{Api, Names};
 pub use cells::{Cell, Gauge, Labels, ProxyCells, VersionCells};
 pub use certificates::{Certificate, Certificates, Refusal};
 pub use changed::Changed;
+pub use endpoints::{EndpointSeen, EndpointState, Endpoints};
 pub use exemplars::{Exemplar, Exemplars};
 pub use records::Records;
 pub use rollouts::{Outcome, Rollouts};
@@ -165,6 +168,16 @@ impl Metrics {
     pub fn forget_users(&self) {
         let versions = self.versions.lock().expect("no holder of this lock panics");
         versions.each().flat_map(|(.., workers)| workers).for_each(|cells| cells.users.clear());
+    }
+
+    /// How each worker sees a version's endpoints, where there is anything to say.
+    pub fn endpoints(&self, port: usize, version: &VersionHash) -> Vec<Vec<EndpointSeen>> {
+        let versions = self.versions.lock().expect("no holder of this lock panics");
+        let mut told = vec![Vec::new(); self.workers];
+        for (.., cells) in versions.each().filter(|(key, ..)| key.0 == port && key.1 == *version) {
+            told.iter_mut().zip(cells).for_each(|(told, cells)| told.extend(cells.endpoints.told()));
+        }
+        told
     }
 
     /// A small number for a route's name, the same for the life of the process; 0 means "no route". All names beyond

@@ -80,7 +80,7 @@ pub async fn send(
         let note = Note { rules: &policy.outliers, cells: &target.cells };
         match outcome {
             Ok(answer) => {
-                let seen = if answer.status().is_server_error() { Seen::ServerError } else { Seen::Answer };
+                let seen = if answer.status().is_server_error() { Seen::ServerError(None) } else { Seen::Answer };
                 target.upstream.saw(&endpoint, trial, seen, || worker.random(), note);
                 if let Some(draft) = &mut account.draft {
                     draft.try_ends(state, Ok(answer.status().as_u16()));

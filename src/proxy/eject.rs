@@ -8,15 +8,16 @@ use std::cell::Cell;
 
 use super::Failure;
 use super::state::{TICK, Tick};
+use crate::metrics::EndpointState;
 use crate::route::policy::Outliers;
 
 /// How one try at an endpoint went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// There was no connection to be had.
-    Unreachable,
-    /// It was there, and answered 5xx or not at all.
-    ServerError,
+    Unreachable(Failure),
+    /// It was there, and answered 5xx (`None`) or not at all.
+    ServerError(Option<Failure>),
     Answer,
 }
 
@@ -24,11 +25,13 @@ impl Seen {
     /// `None`: it says nothing about the endpoint.
     pub fn in_failure(failure: Failure) -> Option<Self> {
         match failure {
-            Failure::ConnectRefused | Failure::ConnectTimeout | Failure::UpstreamTls => Some(Seen::Unreachable),
+            Failure::ConnectRefused | Failure::ConnectTimeout | Failure::UpstreamTls => {
+                Some(Seen::Unreachable(failure))
+            }
             Failure::UpstreamClosed
             | Failure::UpstreamInvalid
             | Failure::FirstByteTimeout
-            | Failure::RequestTimeout => Some(Seen::ServerError),
+            | Failure::RequestTimeout => Some(Seen::ServerError(Some(failure))),
             Failure::BadRequest
             | Failure::MethodRefused
             | Failure::TargetTooLong
@@ -55,11 +58,16 @@ impl Seen {
     }
 }
 
+/// Fewer failed answers in a row are what a version's error rate is for.
+const FAILING: u32 = 5;
+
 /// What this worker remembers of an endpoint.
 #[derive(Default)]
 pub struct Health {
     unreachable: Cell<u32>,
     server_errors: Cell<u32>,
+    /// How the last try failed that was no answer below 500; `None`: with an answer of 5xx.
+    cause: Cell<Option<Failure>>,
     /// Until when, if it is out.
     out: Cell<Option<Tick>>,
     /// A trial is on its way, be it one of an earlier time out.
@@ -106,11 +114,13 @@ impl Health {
                 self.server_errors.set(0);
                 false
             }
-            Seen::Unreachable => {
+            Seen::Unreachable(failure) => {
+                self.cause.set(Some(failure));
                 self.unreachable.set(self.unreachable.get().saturating_add(1));
                 rules.connect_failures.is_some_and(|most| self.unreachable.get() >= most)
             }
-            Seen::ServerError => {
+            Seen::ServerError(failure) => {
+                self.cause.set(failure);
                 self.unreachable.set(0);
                 self.server_errors.set(self.server_errors.get().saturating_add(1));
                 rules.server_errors.is_some_and(|most| self.server_errors.get() >= most)
@@ -123,8 +133,8 @@ impl Health {
     pub fn passes(seen: Seen, rules: &Outliers) -> bool {
         match seen {
             Seen::Answer => true,
-            Seen::ServerError => rules.server_errors.is_none(),
-            Seen::Unreachable => false,
+            Seen::ServerError(_) => rules.server_errors.is_none(),
+            Seen::Unreachable(_) => false,
         }
     }
 
@@ -139,6 +149,21 @@ impl Health {
         self.unreachable.set(0);
         self.server_errors.set(0);
         self.out.set(Some(Tick(now.0.saturating_add(ticks))));
+    }
+
+    /// What there is to say of it besides that it is in use.
+    pub fn state(&self, now: Tick) -> Option<EndpointState> {
+        let cause = self.cause.get();
+        if let Some(until) = self.out.get() {
+            let ticks = until.0.saturating_sub(now.0);
+            let seconds = (TICK * ticks).as_secs_f64().ceil() as u32;
+            return Some(EndpointState::Ejected { cause, seconds });
+        }
+        match (self.unreachable.get(), self.server_errors.get()) {
+            (0, FAILING..) => Some(EndpointState::Failing { cause, times: self.server_errors.get() }),
+            (0, _) => None,
+            (times, _) => Some(EndpointState::Unreachable { cause, times }),
+        }
     }
 
     pub fn bring_back(&self, now: Tick) {
@@ -166,6 +191,9 @@ mod tests {
 
     use super::*;
 
+    const REFUSED: Seen = Seen::Unreachable(Failure::ConnectRefused);
+    const ERROR: Seen = Seen::ServerError(None);
+
     fn rules() -> Outliers {
         Outliers { server_errors: Some(3), ..Outliers::default() }
     }
@@ -175,12 +203,12 @@ mod tests {
         let health = Health::default();
         for _ in 0..10 {
             for _ in 0..4 {
-                assert!(!health.note(Seen::Unreachable, &rules()));
+                assert!(!health.note(REFUSED, &rules()));
             }
             health.note(Seen::Answer, &rules());
         }
         for n in 1..=5 {
-            assert_eq!(health.note(Seen::Unreachable, &rules()), n == 5);
+            assert_eq!(health.note(REFUSED, &rules()), n == 5);
         }
     }
 
@@ -188,12 +216,12 @@ mod tests {
     fn errors_are_no_reason_unless_that_is_wanted() {
         let health = Health::default();
         for _ in 0..1000 {
-            assert!(!health.note(Seen::ServerError, &Outliers::default()));
+            assert!(!health.note(ERROR, &Outliers::default()));
         }
-        assert!(health.note(Seen::ServerError, &rules()));
+        assert!(health.note(ERROR, &rules()));
         let off = Outliers { connect_failures: None, ..rules() };
         for _ in 0..1000 {
-            assert!(!health.note(Seen::Unreachable, &off));
+            assert!(!health.note(REFUSED, &off));
         }
     }
 

@@ -17,13 +17,15 @@ use super::state::{State, TICK, Tick};
 use super::upload::RequestBody;
 use super::wire::Failed;
 use super::worker::Target;
-use crate::metrics::{Gauge, VersionCells};
+use crate::metrics::{EndpointSeen, EndpointState, Gauge, VersionCells};
 use crate::route::policy::{Outliers, Policy};
 
 /// The endpoints of one version, as this worker sees them.
 #[derive(Default)]
 pub struct Upstream {
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    /// Those that left the snapshot while requests were open there, as long as there are any.
+    leaving: RefCell<Vec<Rc<Endpoint>>>,
     /// How many of them are out. Never more than half.
     out: Cell<usize>,
     /// All of them are in, have their full share and take any number of requests: nothing but their load matters.
@@ -60,6 +62,9 @@ impl Upstream {
             .collect();
         for endpoint in endpoints.iter().filter(|endpoint| !addresses.contains(&endpoint.address)) {
             endpoint.pool.leave();
+            if endpoint.in_flight.get() > 0 {
+                self.leaving.borrow_mut().push(endpoint.clone());
+            }
         }
         *endpoints = next;
         for endpoint in endpoints.iter() {
@@ -211,10 +216,26 @@ impl Upstream {
         self.out.get()
     }
 
+    /// The endpoints of which there is more to say than that they are in use. Mostly there are none, and then it costs no
+    /// memory.
+    pub fn notable(&self) -> Vec<EndpointSeen> {
+        let endpoints = self.endpoints.borrow();
+        let seen = |one: &Rc<Endpoint>, state| EndpointSeen { address: one.address, state };
+        let notable = endpoints
+            .iter()
+            .filter_map(|one| one.state(self.now.get(), self.slow_start.get()).map(|state| seen(one, state)));
+        let leaving = self.leaving.borrow();
+        // One that came again is spoken of as what it is now.
+        let gone = leaving.iter().filter(|one| !endpoints.iter().any(|other| other.address == one.address));
+        let requests = |one: &Rc<Endpoint>| one.in_flight.get() as u64;
+        notable.chain(gone.map(|one| seen(one, EndpointState::Leaving { requests: requests(one) }))).collect()
+    }
+
     /// Once per tick: closes what is idle too long, and what the endpoint has closed; lets time go on.
     pub fn look(&self, now: Tick, bound: Duration) {
         self.now.set(now);
         self.budget.look(now);
+        self.leaving.borrow_mut().retain(|one| one.in_flight.get() > 0);
         let endpoints = self.endpoints.borrow();
         for endpoint in endpoints.iter() {
             endpoint.pool.look(now, bound);
@@ -283,6 +304,18 @@ impl Endpoint {
 
     fn is_full(&self) -> bool {
         self.room.borrow().as_ref().is_some_and(|room| room.is_full())
+    }
+
+    fn state(&self, now: Tick, slow_start: Option<Duration>) -> Option<EndpointState> {
+        let full = || {
+            let room = self.room.borrow();
+            room.as_ref().filter(|room| room.is_full()).map(|room| EndpointState::Full { requests: room.most() })
+        };
+        let warming = || {
+            let is_warming = self.warming.get().is_some();
+            is_warming.then(|| EndpointState::Warming { percent: self.weight(now, slow_start) })
+        };
+        self.health.state(now).or_else(full).or_else(warming)
     }
 
     /// From 1, when it is new, to 100.

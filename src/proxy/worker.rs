@@ -440,6 +440,7 @@ impl Worker {
                 }
                 // It may have another role now, and is counted there.
                 target.cells.endpoints_out.set(0);
+                target.cells.endpoints.tell(Vec::new());
             }
         }
         let routes = snapshot.routes().iter().map(|route| self.metrics.route(&route.name)).collect();
@@ -458,6 +459,7 @@ impl Worker {
             for target in live.iter().flat_map(|live| &live.targets) {
                 target.upstream.look(self.now(), of_port.upstream_idle);
                 target.cells.endpoints_out.set(target.upstream.out() as u64);
+                target.cells.endpoints.tell(target.upstream.notable());
             }
             timeouts.push(of_port);
         }

@@ -245,6 +245,24 @@ routes: [{{ name: testers, match: [{{ path: {{ prefix: /beta }} }}], backend: ca
                 browser.run("document.getElementById('x-path').value = 'beta'; document.getElementById('explain').requestSubmit()")
                 browser.until("what is wrong with it", "/does not begin with \\//.test(" + text("explained") + ")")
                 browser.console = [line for line in browser.console if "400" not in line]
+                # An endpoint dies: the only one of its version is kept, and seen as what it is.
+                card = "[...document.querySelectorAll('.version')].find((one) => /^Canary/.test(one.innerText)).querySelector('.endpoints').innerText"
+                assert re.search(rf"{re.escape(addresses[1])}\s+active", browser.run(card)), browser.run(card)
+                apps[1].terminate()
+                apps[1].wait(20)
+                deadline = time.monotonic() + 20
+                while not re.search("unreachable.*: connect refused", said := browser.run(card)):
+                    assert time.monotonic() < deadline, said
+                    ask(proxy.proxy, "/")
+                    time.sleep(0.01)
+                again = subprocess.Popen([self.options.splitway, "app", "--name", "canary", "--listen", addresses[1]], stdout=subprocess.PIPE, text=True)
+                started.append(again)
+                again.stdout.readline()
+                deadline = time.monotonic() + 30
+                while not re.search(rf"{re.escape(addresses[1])}\s+active", said := browser.run(card)):
+                    assert time.monotonic() < deadline, said
+                    ask(proxy.proxy, "/")
+                    time.sleep(0.01)
                 # A change is seen, and what somebody reads stays where it is.
                 browser.run("document.getElementById('x-path').focus()")
                 write(50)

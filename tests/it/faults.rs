@@ -4,6 +4,7 @@ mod cuts;
 mod outliers;
 mod queues;
 mod retries;
+mod shown;
 mod timeouts;
 
 use splitway::route::{Role, Routing};

@@ -394,11 +394,15 @@
         figures[name] = h("dd", {}, "–");
         return h("div", {}, h("dt", {}, label), figures[name]);
       }));
-      const endpoints = h("ul", { class: "endpoints", "aria-label": `Endpoints of ${one.version}` });
+      const rows = h("tbody", {}), number = h("caption", {});
+      const table = h("table", { class: "endpoints" }, number,
+        h("thead", {}, h("tr", {}, ...["Address", "State"].map((name) => h("th", { scope: "col" }, h("span", { class: "hidden" }, name))))), rows);
+      const more = h("p", { class: "quiet" });
+      const endpoints = h("div", { class: "scroll listed", tabindex: "0", role: "group", "aria-label": `Endpoints of ${one.version}` }, table, more);
       const role = h("span", {});
       const element = h("article", { class: "card version" },
         h("div", { class: "head" }, h("h3", {}, h("span", { class: "mark-of", "aria-hidden": "true" }), role, " ", h("code", {}, one.version === one.role ? "" : one.version))), share, list, endpoints);
-      return Object.assign(element, { share, figures, endpoints, named: role });
+      return Object.assign(element, { share, figures, rows, number, more, named: role });
     }, (element, one) => {
       element.dataset.role = one.role;
       say(element.named, upper(one.role));
@@ -414,13 +418,16 @@
         say(f.p50, ms(counts.p50)); say(f.p95, ms(counts.p95)); say(f.p99, ms(counts.p99));
         say(f.open, digits(counts.in_flight, 0));
       }
-      const shown = one.endpoints.slice(0, 24).map((text) => ({ text }));
-      const rest = one.endpoints.length - shown.length;
-      const words = one.endpoints.length ? many(one.endpoints.length, "endpoint") + ":" : "no endpoint: its requests go to the other version";
-      const items = [{ text: words, words: true }, ...shown];
-      if (rest > 0) items.push({ text: `and ${rest} more`, words: true });
-      if (one.left_out) items.push({ text: `${one.left_out} left out for a while after failures (summed over workers)`, out: true });
-      keep(element.endpoints, items, (item) => item.text, (item) => h("li", { class: item.words ? "words" : item.out ? "out" : null }, item.text));
+      // Those that only finish requests are in the list and are none of them.
+      const leaving = one.listed.filter(([, state]) => state === "leaving").length;
+      const rest = one.endpoints + leaving - one.listed.length;
+      say(element.number, one.endpoints ? many(one.endpoints, "endpoint") : "no endpoint: its requests go to the other version");
+      say(element.more, rest > 0 ? `and ${rest} more` : "");
+      keep(element.rows, one.listed, ([address]) => address, ([address]) =>
+        h("tr", {}, h("th", { scope: "row" }, address), h("td", {})), (row, [, state, words]) => {
+        row.dataset.state = state;
+        say(row.lastChild, words);
+      });
     });
   }
 

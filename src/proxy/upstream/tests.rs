@@ -5,6 +5,10 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::proxy::Failure;
+
+const REFUSED: Seen = Seen::Unreachable(Failure::ConnectRefused);
+const ERROR: Seen = Seen::ServerError(None);
 
 fn address(n: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], n))
@@ -78,7 +82,7 @@ impl Scene {
                 self.saw(chosen, Seen::Answer);
                 return Some(address);
             }
-            self.saw(chosen, Seen::Unreachable);
+            self.saw(chosen, REFUSED);
             failed.push(address);
         }
         None
@@ -113,7 +117,7 @@ fn an_endpoint_that_refuses_is_left_out_and_comes_back_through_one_request() {
         assert_ne!(scene.choose(&[]).unwrap().endpoint.address, address(2));
     }
     // It fails: out again, for about twice as long.
-    scene.saw(trial, Seen::Unreachable);
+    scene.saw(trial, REFUSED);
     scene.wait(140);
     assert!((0..100).all(|_| scene.choose(&[]).unwrap().trial.is_none()));
     scene.wait(120);
@@ -130,7 +134,7 @@ fn an_endpoint_that_refuses_is_left_out_and_comes_back_through_one_request() {
 #[test]
 fn one_endpoint_alone_is_never_left_out() {
     let mut scene = Scene::new(1, |policy| policy.outliers.server_errors = Some(1));
-    for seen in [Seen::Unreachable, Seen::ServerError] {
+    for seen in [REFUSED, ERROR] {
         for _ in 0..100 {
             let chosen = scene.choose(&[]).unwrap();
             scene.saw(chosen, seen);
@@ -144,13 +148,13 @@ fn a_version_that_answers_errors_keeps_all_of_its_endpoints_unless_that_is_wante
     let mut scene = Scene::new(4, |_| {});
     for _ in 0..1000 {
         let chosen = scene.choose(&[]).unwrap();
-        scene.saw(chosen, Seen::ServerError);
+        scene.saw(chosen, ERROR);
     }
     assert!(scene.out().is_empty());
     let mut scene = Scene::new(4, |policy| policy.outliers.server_errors = Some(3));
     for _ in 0..1000 {
         let chosen = scene.choose(&[]).unwrap();
-        scene.saw(chosen, Seen::ServerError);
+        scene.saw(chosen, ERROR);
     }
     assert_eq!(scene.out().len(), 2, "half of them, although all are bad");
 }
@@ -240,8 +244,7 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let seen =
-        prop_oneof![Just(None), Just(Some(Seen::Unreachable)), Just(Some(Seen::ServerError)), Just(Some(Seen::Answer))];
+    let seen = prop_oneof![Just(None), Just(Some(REFUSED)), Just(Some(ERROR)), Just(Some(Seen::Answer))];
     prop_oneof![
         8 => Just(Event::Begin),
         8 => (any::<usize>(), seen).prop_map(|(which, seen)| Event::End(which, seen)),
