@@ -59,7 +59,10 @@ pub async fn send(
                     continue;
                 }
                 // Rather one that is out than nobody.
-                let Some(endpoint) = target.upstream.choose_out(&failed) else { return Err(last) };
+                let Some(endpoint) = target.upstream.choose_out(&failed) else {
+                    account.was(&request);
+                    return Err(last);
+                };
                 Chosen { endpoint, trial: None }
             }
         };
@@ -80,7 +83,12 @@ pub async fn send(
         let note = Note { rules: &policy.outliers, cells: &target.cells };
         match outcome {
             Ok(answer) => {
-                let seen = if answer.status().is_server_error() { Seen::ServerError(None) } else { Seen::Answer };
+                let seen = if answer.status().is_server_error() {
+                    spare.iter().for_each(|spare| account.was(spare));
+                    Seen::ServerError(None)
+                } else {
+                    Seen::Answer
+                };
                 target.upstream.saw(&endpoint, trial, seen, || worker.random(), note);
                 if let Some(draft) = &mut account.draft {
                     draft.try_ends(state, Ok(answer.status().as_u16()));
@@ -101,6 +109,8 @@ pub async fn send(
                     draft.try_ends(state, Err(failure));
                 }
                 last = failure;
+                // Whatever is left of it.
+                unsent.as_ref().or(spare.as_ref()).into_iter().for_each(|request| account.was(request));
                 let again = match failure.again() {
                     Again::Never => None,
                     Again::Unsent | Again::IfIdempotent if unsent.is_some() => unsent,

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
 
@@ -94,6 +94,12 @@ impl Account {
         self.labels.route = decision.route.map_or(0, |route| routes[route]);
         self.counted = decision.counted;
         self.user = decision.user;
+    }
+
+    /// It has failed, or is about to, and here is what it was, if nobody has written that down yet.
+    #[cold]
+    pub fn was<B>(&mut self, request: &Request<B>) {
+        self.draft.get_or_insert_with(|| Draft::late(&self.state, request, self.started));
     }
 
     /// Another version does the work.

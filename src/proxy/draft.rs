@@ -29,6 +29,8 @@ pub struct Draft {
     pub client: IpAddr,
     /// To be shown among the last requests however it ends.
     is_sample: bool,
+    /// Nobody had wanted to hear of it until it failed.
+    is_late: bool,
     context: Option<Context>,
     trace_state: Option<String>,
     queue: Duration,
@@ -43,9 +45,28 @@ impl Draft {
     pub fn begin<B>(worker: &Worker, state: &State, request: &mut Request<B>, started: Instant) -> Box<Self> {
         let headers = request.headers_mut();
         let context = worker.pen.sampler().map(|sampler| Context::begin(headers, sampler, || worker.random()));
+        let is_sample = worker.pen.begin();
+        let trace_state = context.filter(|context| context.sampled).and_then(|_| trace_state(request.headers()));
+        Box::new(Self { is_sample, context, trace_state, ..Self::of(state, request, started) })
+    }
+
+    /// Of a request that has failed, or is about to, while its head is still at hand: for [`Pen::wants`] had said that nobody
+    /// would ask what it was.
+    ///
+    /// [`Pen::wants`]: crate::record::Pen::wants
+    #[cold]
+    pub fn late<B>(state: &State, request: &Request<B>, started: Instant) -> Box<Self> {
+        Box::new(Self {
+            is_late: true,
+            time: SystemTime::now() - started.elapsed(),
+            ..Self::of(state, request, started)
+        })
+    }
+
+    fn of<B>(state: &State, request: &Request<B>, started: Instant) -> Self {
         // In HTTP/2 the authority is the request's.
         let authority = request.uri().authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
-        Box::new(Self {
+        Self {
             time: SystemTime::now(),
             started,
             method: request.method().clone(),
@@ -54,14 +75,15 @@ impl Draft {
             user_agent: request.headers().get(USER_AGENT).cloned(),
             version: request.version(),
             client: state.client().peer.ip().to_canonical(),
-            is_sample: worker.pen.begin(),
-            trace_state: context.filter(|context| context.sampled).and_then(|_| trace_state(request.headers())),
-            context,
+            is_sample: false,
+            is_late: false,
+            context: None,
+            trace_state: None,
             queue: Duration::ZERO,
             connect: Duration::ZERO,
             first_byte: None,
             tries: Vec::new(),
-        })
+        }
     }
 
     /// An endpoint is about to be asked. Tells it, in `headers`, who asks. What a client said of a trace that has no spans
@@ -168,7 +190,7 @@ pub fn finish(worker: &Worker, draft: Option<Box<Draft>>, state: &State, outcome
     let Outcome { labels, told, grpc, target, duration, is_counted } = *outcome;
     let pen = &worker.pen;
     let is_failure = labels.failure.is_some() || labels.code >= 500;
-    let is_taken = is_failure && pen.takes_failure(draft.is_some());
+    let is_taken = is_failure && pen.takes_failure(draft.as_ref().is_some_and(|draft| !draft.is_late));
     let role = target.map(|target| target.role);
     let context = draft.as_ref().and_then(|draft| draft.context).filter(|context| context.sampled);
     let wanted = Wanted {

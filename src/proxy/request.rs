@@ -96,11 +96,17 @@ async fn route_and_send(
     upload: Option<&Rc<Upload>>,
     account: &mut Account,
 ) -> Result<Response<Exchange>, Failure> {
-    let live = worker.live(state.port).ok_or(Failure::NotReady)?;
+    let Some(live) = worker.live(state.port) else {
+        account.was(&request);
+        return Err(Failure::NotReady);
+    };
     let policy = live.snapshot.policy();
     let (mut head, incoming) = request.into_parts();
     let client = state.client();
-    headers::check(&mut head, policy, client.local)?;
+    if let Err(failure) = headers::check(&mut head, policy, client.local) {
+        account.was(&Request::from_parts(head, ()));
+        return Err(failure);
+    }
     headers::one_protocol(&mut head, upload.is_some());
 
     let decision = live.snapshot.decide(&RequestHead::new(&head, client.peer, policy));

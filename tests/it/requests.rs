@@ -2,7 +2,7 @@
 
 use http::{HeaderName, Request};
 use serde_json::{Value, json};
-use splitway::route::matches::{Match, ValueMatch};
+use splitway::route::matches::{Match, PathMatch, ValueMatch};
 use splitway::route::{Action, Role, Route, RouteName, VersionHash};
 
 use crate::support::{App, Proxy, dead, eventually, routing, two};
@@ -84,8 +84,7 @@ async fn failures_are_shown_though_nobody_chose_them() {
     let all = shown(&proxy, "").await;
     let failures: Vec<&Value> = all.iter().filter(|one| one["code"] == 503).collect();
     assert_eq!(failures.len(), 5);
-    // What the first one was, nobody had written down, unless it was a sample; from then on it is known.
-    for failure in &failures[..4] {
+    for failure in &failures {
         assert_eq!((&failure["path"], &failure["status"]), (&json!("/status/503"), &json!(503)));
         assert_eq!((&failure["version"], &failure["failure"]), (&json!("stable"), &Value::Null));
     }
@@ -93,4 +92,42 @@ async fn failures_are_shown_though_nobody_chose_them() {
     assert_eq!((&refused["failure"], &refused["version"]), (&json!("method_refused"), &Value::Null));
     // The newest first.
     assert!(all.is_sorted_by(|a, b| a["time"].as_str() >= b["time"].as_str()));
+}
+
+/// What a worker has not written down when a request began is read from its head, as long as that is at hand.
+#[tokio::test]
+async fn the_first_failure_of_a_busy_worker_has_its_path() {
+    let app = App::start("stable").await;
+    for (what, endpoints, request, status) in [
+        ("an answer of 5xx", vec![app.address], Request::get("/status/503"), 503),
+        ("nobody there", vec![dead(1)], Request::get("/status/503"), 503),
+        ("nobody there, and a body", vec![dead(1)], Request::post("/status/503"), 503),
+        ("no endpoint", vec![], Request::post("/status/503"), 503),
+        ("refused before it is decided", vec![app.address], Request::builder().method("TRACE").uri("/status/503"), 405),
+    ] {
+        let versions: [(_, _, _, &[_]); 2] =
+            [("stable", Role::Stable, 1, &[app.address]), ("canary", Role::Canary, 0, &endpoints)];
+        let mut routing = routing(&versions);
+        routing.routes.push(Route {
+            name: RouteName::new("failing"),
+            matches: vec![Match { path: Some(PathMatch::prefix("/status")), ..Match::default() }],
+            action: Action::Send(VersionHash::new("canary")),
+            count: true,
+            timeouts: None,
+        });
+        routing.policy.retry.other_version = false;
+        let proxy = Proxy::start_with(routing, |settings| settings.proxy.workers = 1).await;
+        let mut client = proxy.client().await;
+        // More than samples are taken of.
+        for _ in 0..50 {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+        let body = if what.ends_with("body") { "a body" } else { "" };
+        assert_eq!(client.send_body(request, body).await.status, status, "{what}");
+        let failure = async || shown(&proxy, "").await.into_iter().find(|one| one["code"] == status);
+        eventually(what, async || failure().await.is_some()).await;
+        let failure = failure().await.unwrap();
+        assert_eq!(failure["path"], "/status/503", "{what}: {failure}");
+        assert!(failure["method"].is_string(), "{what}: {failure}");
+    }
 }
