@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::query::parameters;
 use super::{Context, view};
-use crate::control::rollout::Fact;
+use crate::control::rollout::{Analysis, Fact};
 use crate::history::{self, of_version};
 use crate::route::VersionHash;
 
@@ -26,6 +26,9 @@ pub struct Report {
     /// `running`, `promoted`, `aborted`, `withdrawn` or `superseded`.
     pub outcome: String,
     pub why: Fact,
+    /// The AnalysisRun by which it was aborted, if the controller has shown one.
+    #[serde(default)]
+    pub objection: Option<Analysis>,
     /// RFC 3339, in UTC.
     pub began: String,
     pub ended: Option<String>,
@@ -123,6 +126,7 @@ impl Report {
             stable: report.stable.as_ref().map(ToString::to_string),
             outcome: report.ended.map_or("running", |(_, outcome)| outcome.as_str()).to_owned(),
             why: report.why.clone(),
+            objection: report.objection(),
             began: view::time(report.began),
             ended: report.ended.map(|(at, _)| view::time(at)),
             seconds: until.duration_since(report.began).unwrap_or_default().as_secs_f64(),
@@ -163,6 +167,9 @@ impl fmt::Display for Report {
         writeln!(f, "rollout {}{name}: canary {} {}", self.number, self.canary, self.outcome)?;
         let field = if self.why.field.is_empty() { String::new() } else { format!(" ({})", self.why.field) };
         writeln!(f, "  why     {}{field}", self.why.text)?;
+        if let Some(Analysis { name, phase, field, .. }) = &self.objection {
+            writeln!(f, "  by      AnalysisRun {name}, which is {phase} ({field})")?;
+        }
         writeln!(f, "  began   {}, {:.1} s", self.began, self.seconds)?;
         for version in &self.versions {
             let role = if version.version == self.canary { "canary" } else { "stable" };

@@ -23,7 +23,7 @@ pub(super) use intent::shares;
 pub use intent::{Intent, Pair, Wanted, intent};
 pub use managed::{HeaderList, Managed, ManagedRoute, Mirror, managed_routes};
 pub use object::*;
-pub use progress::{Fact, Progress, State, progress};
+pub use progress::{Analysis, Fact, Progress, State, progress};
 
 use crate::metrics::Names;
 use crate::route::VersionHash;

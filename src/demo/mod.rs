@@ -194,6 +194,7 @@ fn at_step(step: usize) -> Progress {
                 fact(step).field,
             ),
         }],
+        analyses: Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
-use crate::control::rollout::{Fact, Progress, State};
+use crate::control::rollout::{Analysis, Fact, Progress, State};
 use crate::metrics::Outcome;
 use crate::route::VersionHash;
 
@@ -42,6 +42,7 @@ pub struct Stage {
     /// What the Rollout's step says, if one is followed.
     pub step: Option<Fact>,
     pub why: Fact,
+    pub analyses: Vec<Analysis>,
 }
 
 impl Stage {
@@ -58,6 +59,7 @@ impl Stage {
             aborted: progress.state == State::Aborted,
             step: step.cloned(),
             why: progress.why.first().cloned().unwrap_or_default(),
+            analyses: progress.analyses.clone(),
         }
     }
 }
@@ -73,11 +75,31 @@ pub struct Report {
     /// `None`: it goes on.
     pub ended: Option<(SystemTime, Outcome)>,
     pub why: Fact,
+    /// The analyses that have judged it, each as it was seen last.
+    pub analyses: Vec<Analysis>,
     pub steps: Vec<Step>,
     /// What every version counted from the beginning to the end.
     pub counts: ByVersion,
     /// Empty if no request was recognised as a user's.
     pub users: Users,
+}
+
+impl Report {
+    /// The controller shows an analysis while it is the current one.
+    fn hear(&mut self, stage: &Stage) {
+        for analysis in &stage.analyses {
+            match self.analyses.iter_mut().find(|known| known.field == analysis.field) {
+                Some(known) => *known = analysis.clone(),
+                None => self.analyses.push(analysis.clone()),
+            }
+        }
+    }
+
+    /// The one by which it was aborted.
+    pub fn objection(&self) -> Option<Analysis> {
+        self.ended.filter(|(_, outcome)| *outcome == Outcome::Aborted)?;
+        self.analyses.iter().find_map(|analysis| analysis.objected(&self.why.text))
+    }
 }
 
 /// The time from one change of the canary's weight to the next.
@@ -166,9 +188,10 @@ impl Open {
     }
 
     /// From a report until now.
-    fn end(&self, mut report: Report, now: SystemTime, outcome: Outcome, why: Fact) -> (Report, Settling) {
+    fn end(&self, mut report: Report, now: SystemTime, outcome: Outcome, stage: &Stage) -> (Report, Settling) {
         report.ended = Some((now, outcome));
-        report.why = why;
+        report.why = reason(outcome, stage);
+        report.hear(stage);
         let leaver = match outcome {
             Outcome::Promoted => report.stable.clone(),
             Outcome::Aborted | Outcome::Withdrawn | Outcome::Superseded => Some(report.canary.clone()),
@@ -185,7 +208,7 @@ impl Rollouts {
         let outcome = self.open.as_ref().and_then(|open| ends(&open.report, stage));
         if let Some((outcome, open)) = outcome.zip(self.open.take_if(|_| outcome.is_some())) {
             let report = open.until(now, counts, users);
-            let (report, settling) = open.end(report, now, outcome, reason(outcome, stage));
+            let (report, settling) = open.end(report, now, outcome, stage);
             self.ended.push_front(report);
             self.ended.truncate(KEPT);
             self.settling = Some(settling);
@@ -202,6 +225,7 @@ impl Rollouts {
                     began: now,
                     ended: None,
                     why: stage.why.clone(),
+                    analyses: stage.analyses.clone(),
                     steps: Vec::new(),
                     counts: ByVersion::new(),
                     users: Users::new(),
@@ -231,6 +255,7 @@ impl Rollouts {
         let same = stage.canary.as_ref() == Some(&report.canary);
         if same && stage.aborted && matches!(report.ended, Some((_, Outcome::Aborted))) {
             report.why = stage.why.clone();
+            report.hear(stage);
         }
     }
 
@@ -262,6 +287,7 @@ impl Open {
     fn go_on(&mut self, stage: &Stage, now: SystemTime, counts: &ByVersion) {
         self.report.why = stage.why.clone();
         self.report.stable = stage.stable.clone().or(self.report.stable.take());
+        self.report.hear(stage);
         if stage.asked == self.step.asked {
             return;
         }
@@ -358,7 +384,14 @@ mod tests {
         let running = rollouts.reports(at(25), &counts((235, 1), (15, 3)), &Users::new());
         assert!(running.len() == 1 && running[0].ended.is_none());
         assert_eq!((of(&running[0], "v1"), of(&running[0], "v2")), ((135, 0), (15, 3)));
-        let outcome = rollouts.look(&aborted("not said yet"), at(30), &counts((275, 1), (25, 5)), &Users::new());
+        let analysis = |phase: &str| Analysis {
+            name: "v2-1".to_owned(),
+            phase: phase.to_owned(),
+            field: "status.canary.currentStepAnalysisRunStatus".to_owned(),
+            ..Analysis::default()
+        };
+        let first = Stage { analyses: vec![analysis("Failed")], ..aborted("not said yet") };
+        let outcome = rollouts.look(&first, at(30), &counts((275, 1), (25, 5)), &Users::new());
         assert_eq!(outcome, Some(Outcome::Aborted));
         // One request was open at the end. Its version gets no more; the other one does.
         assert_eq!(rollouts.look(&aborted("too many errors"), at(31), &counts((375, 1), (26, 6)), &Users::new()), None);
@@ -367,6 +400,7 @@ mod tests {
         };
         assert_eq!((of(report, "v1"), of(report, "v2")), ((175, 0), (26, 6)));
         assert_eq!(report.why, Fact::new("too many errors", "status.abort"));
+        assert_eq!(report.objection(), Some(analysis("Failed")), "the controller has taken it away meanwhile");
         assert_eq!(report.ended, Some((at(30), Outcome::Aborted)));
         let steps: Vec<_> =
             report.steps.iter().map(|step| (step.asked, step.seconds, step.counts[1].1.errors)).collect();

@@ -140,8 +140,9 @@ class Checks:
             said = browser.run(text("verdict"))
             print("   " + " ".join(said.split()))
             # What happened, to how many requests, and why.
-            for part in (r"failed (1[0-9]|2[0-9])(\.\d)?\s% of \d+ requests", r"aborted the rollout at step \d of 5",
-                         r"All requests go to stable since \d\d:\d\d:\d\d", r"Aborted: the canary failed", r"status\.abort"):
+            for part in (r"failed \d+ of \d+ requests \((1[0-9]|2[0-9])(\.\d)?\s%\)", r"aborted the rollout at the weight of step \d of 5",
+                         r"The canary's weight went from 5\s% back to 0 at \d\d:\d\d:\d\d", r"All requests go to stable",
+                         r"Aborted: the canary failed", r"status\.abort"):
                 assert re.search(part, said), f"{part} is not in {said!r}"
             assert browser.run("document.querySelector('#steps [data-at=ended] .what').innerText") == "setWeight 5"
             table = browser.run(text("rollouts"))
@@ -213,8 +214,11 @@ routes: [{{ name: testers, match: [{{ path: {{ prefix: /beta }} }}], backend: ca
                 prefixed = Prefixed(proxy.admin)
                 status, _ = ask(proxy.admin, "/config")
                 assert status == 401, status
-                browser.asked.clear()
                 browser.look(1200, 830)
+                # The page of before goes on asking a proxy that has ended, until it is left.
+                browser.open("about:blank")
+                browser.asked.clear()
+                browser.console.clear()
                 browser.open(f"http://{prefixed.address}/tools/splitway/")
                 browser.until("the form for the token", "!document.getElementById('locked').hidden")
                 self.judged("the token")

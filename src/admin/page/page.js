@@ -66,18 +66,24 @@
   }
 
   // A fact says where it comes from.
-  function field(path) {
+  function field(path, analysis) {
     if (!path) return null;
-    return h("button", { type: "button", class: "field", click: () => openField(path), title: "Where this comes from" }, path);
+    return h("button", { type: "button", class: "field", click: () => openField(path, analysis), title: "Where this comes from" }, path);
   }
 
-  function openField(path) {
+  function openField(path, analysis) {
     const [namespace, name] = (S.rollout ? S.rollout.name : "").split("/");
     say($("field-path"), path);
     say($("field-of"), name ? `of Rollout ${namespace}/${name}` : "");
     const quoted = path.replace(/\[type=([A-Za-z]+)\]/, '[?(@.type=="$1")]');
-    say($("field-get"), `kubectl -n ${namespace || "NAMESPACE"} get rollout ${name || "NAME"} -o jsonpath='{.${quoted}}'`);
-    say($("field-explain"), `kubectl explain rollout.${path.replace(/\[[^\]]*\]/g, "")}`);
+    // The controller takes an analysis that has ended out of the Rollout; it has its words for longer.
+    if (analysis) {
+      say($("field-get"), `kubectl -n ${namespace || "NAMESPACE"} get analysisrun ${analysis} -o jsonpath='{.status.message}'`);
+      say($("field-explain"), "kubectl explain analysisrun.status.message");
+    } else {
+      say($("field-get"), `kubectl -n ${namespace || "NAMESPACE"} get rollout ${name || "NAME"} -o jsonpath='{.${quoted}}'`);
+      say($("field-explain"), `kubectl explain rollout.${path.replace(/\[[^\]]*\]/g, "")}`);
+    }
     $("field").showModal();
   }
 
@@ -252,18 +258,20 @@
       const met = failedOf(report, report.canary);
       const all = stable && stable.asked === 1;
       const since = clock(time(report.ended));
-      const failed = met.requests ? `failed ${percent(met.error_rate)} of ${many(met.requests, "request")}` : "had met no request";
-      const step = stepWords(report);
+      const failed = met.requests ? `failed ${digits(met.errors, 0)} of ${many(met.requests, "request")} (${percent(met.errors / met.requests)})` : "had met no request";
+      const by = report.objection;
       return {
         tone: "bad",
         headline: `Rolled back: ${who("canary", report.canary)} ${failed}`,
         facts: [
           {
-            text: `The controller aborted the rollout${step}. ` + (all ? `All requests go to ${stable.version} since ${since}.`
-              : `Since ${since} the canary gets ${canary ? percent(canary.asked) : "nothing"}.`),
+            text: `The controller aborted the rollout${placeOf(report)}. `
+              + (all ? `The canary's weight went from ${percent(lastWeight(report))} back to 0 at ${since}. All requests go to ${[...new Set(["stable", stable.version])].join(" ")}.`
+                : `Since ${since} the canary gets ${canary ? percent(canary.asked) : "nothing"}.`),
             field: "",
           },
-          { text: upper(report.why.text) + ".", field: report.why.field },
+          by ? { text: `Because AnalysisRun ${by.name} objected: ${objected(by)}.`, field: by.field, analysis: by.name } : null,
+          { text: (by ? `The controller's words: ${report.why.text.replace(/^aborted: /, "")}` : upper(report.why.text)) + ".", field: report.why.field },
         ],
       };
     }
@@ -287,14 +295,24 @@
     return { tone: "calm", headline: `No rollout: all requests go to ${stable ? who("stable", stable.version) : "whoever is there"}`, facts: why.slice(0, 1) };
   }
 
-  function stepWords(report) {
+  const lastWeighed = (report) => report.steps.filter((step) => step.asked > 0).pop();
+  const lastWeight = (report) => (lastWeighed(report) || { asked: 0 }).asked;
+
+  function placeOf(report) {
     const progress = S.rollout && S.rollout.progress;
-    const last = report.steps[report.steps.length - 1];
-    const weighed = report.steps.filter((step) => step.asked > 0).pop() || last;
-    if (!weighed) return "";
-    const at = weighed.fact && progress ? progress.steps.findIndex((step) => step.field === weighed.fact.field) : -1;
-    const place = at >= 0 ? ` at step ${at + 1} of ${progress.steps.length}` : "";
-    return `${place}, with ${percent(weighed.asked)} asked for`;
+    const weighed = lastWeighed(report);
+    const at = weighed && weighed.fact && progress ? progress.steps.findIndex((step) => step.field === weighed.fact.field) : -1;
+    return at >= 0 ? ` at the weight of step ${at + 1} of ${progress.steps.length}` : "";
+  }
+
+  // What the controller writes about a metric, in words for those who do not know its fields; else as it is.
+  function objected({ phase, message }) {
+    const times = (n) => (n === "1" ? "once" : `${n} times`);
+    const bad = message.match(/^Metric "([^"]+)" assessed Failed due to failed \((\d+)\) > failureLimit \((\d+)\)$/);
+    if (bad) return `its metric "${bad[1]}" was bad ${times(bad[2])}, which is forgiven ${bad[3] === "0" ? "not even once" : times(bad[3])}`;
+    const blind = message.match(/^Metric "([^"]+)" assessed Error due to consecutiveErrors \((\d+)\)/);
+    if (blind) return `its metric "${blind[1]}" could not be measured ${times(blind[2])} in a row`;
+    return message || `it is ${phase}`;
   }
 
   function statusWords() {
@@ -302,7 +320,9 @@
     const last = S.seconds[S.seconds.length - 1];
     if (!last || !stable) return "";
     const point = points(1)[0];
-    if (!canary || canary.asked === 0) return S.reports.length ? "" : `Now all requests go to ${who("stable", stable.version)}.`;
+    const replica = S.rollout && S.rollout.replica;
+    const here = replica && replica[1] > 1 ? `Requests are those of replica ${replica[0] + 1} of ${replica[1]}.` : "";
+    if (!canary || canary.asked === 0) return S.reports.length ? here : `Now all requests go to ${who("stable", stable.version)}.`;
     const sent = point && point.share !== null ? percent(point.share) : "no request";
     const off = point && point.error !== null ? `, ${digits(Math.abs(point.error), 2)} requests off` : "";
     return `${upper(who("canary", canary.version))} gets ${sent} now, asked ${percent(canary.asked)}${off}.`;
@@ -315,8 +335,8 @@
     say($("glyph"), SIGNS[tone]);
     say($("headline"), headline);
     const shown = facts.filter((fact) => fact && fact.text).slice(0, 3);
-    keep($("reason"), shown.map((fact, i) => ({ ...fact, i })), (fact) => `${fact.i} ${fact.field}`, (fact) =>
-      h("span", {}, h("span", {}), " ", field(fact.field), " "), (element, fact) => say(element.firstChild, local(fact.text)));
+    keep($("reason"), shown.map((fact, i) => ({ ...fact, i })), (fact) => `${fact.i} ${fact.field} ${fact.analysis || ""}`, (fact) =>
+      h("span", {}, h("span", {}), " ", field(fact.field, fact.analysis), " "), (element, fact) => say(element.firstChild, local(fact.text)));
     say($("status"), statusWords());
     // Told aloud when it means something else, not with each number.
     const meaning = `${headline}. ${shown.map((fact) => fact.text).join(" ")}`;
@@ -631,7 +651,7 @@
       describe("failed", `Plot of failed requests: stable ${or(last.failed.stable, percent)}, canary ${or(last.failed.canary, percent)}.`);
       describe("latency", `Plot of the 99th percentile: stable ${ms(last.p99.stable)}, canary ${ms(last.p99.canary)}.`);
       keep($("share-legend"), ["asked", "sent", "off"], (name) => name, (name) => h("span", {}, name === "off" ? null : h("i", { class: name }), { asked: "asked ", sent: "sent ", off: "error " }[name], h("b", {})), (element, name) => {
-        say(element.lastChild, { asked: percent(last.asked), sent: or(last.share, percent), off: `${or(last.error, signed)} requests` }[name]);
+        say(element.lastChild, { asked: percent(last.asked), sent: or(last.share, percent), off: or(last.error, (n) => `${signed(n)} requests`) }[name]);
       });
     }
     if ($("as-table").open) renderTable(all);

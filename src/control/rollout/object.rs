@@ -240,6 +240,18 @@ pub struct PauseCondition {
 pub struct CanaryStatus {
     pub weights: Option<Weights>,
     pub stable_ping_pong: Option<String>,
+    /// Soon after an abort the controller takes these away.
+    pub current_step_analysis_run_status: Option<AnalysisRunStatus>,
+    pub current_background_analysis_run_status: Option<AnalysisRunStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct AnalysisRunStatus {
+    pub name: Option<String>,
+    /// `Pending`, `Running`, `Successful`, `Failed`, `Error` or `Inconclusive`.
+    pub status: Option<String>,
+    pub message: Option<String>,
 }
 
 /// The last split that the controller's traffic router accepted.

@@ -36,6 +36,21 @@ pub struct Progress {
     pub phase: Option<String>,
     /// Why it stands where it does; the main reason first.
     pub why: Vec<Fact>,
+    /// The AnalysisRuns that judge the canary now, or that have just ended.
+    #[serde(default)]
+    pub analyses: Vec<Analysis>,
+}
+
+/// An AnalysisRun, as the Rollout's status shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Analysis {
+    pub name: String,
+    /// `Running`, `Successful`, `Failed`, `Error`, `Inconclusive`; empty: it has not begun.
+    pub phase: String,
+    /// Its own words; may be none.
+    pub message: String,
+    /// Of the Rollout, where it is shown.
+    pub field: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +91,42 @@ pub fn progress(rollout: Option<&Rollout>, ready: impl Fn(&VersionHash) -> usize
         canary: canary.map(|version| version.to_string()),
         phase: status.and_then(|status| status.phase.clone()).filter(|phase| !phase.is_empty()),
         why,
+        analyses: analyses(rollout),
+    }
+}
+
+/// Where the status shows them, and what the controller calls each of them when it aborts because of it.
+const RUNS: [(&str, &str); 2] = [
+    ("status.canary.currentBackgroundAnalysisRunStatus", "Background analysis phase error/failed"),
+    ("status.canary.currentStepAnalysisRunStatus", "Step-based analysis phase error/failed"),
+];
+
+fn analyses(rollout: &Rollout) -> Vec<Analysis> {
+    let Some(canary) = rollout.status.as_ref().and_then(|status| status.canary.as_ref()) else { return Vec::new() };
+    let runs = [&canary.current_background_analysis_run_status, &canary.current_step_analysis_run_status];
+    let shown = RUNS.iter().zip(runs).filter_map(|((field, _), run)| {
+        let run = run.as_ref()?;
+        Some(Analysis {
+            name: run.name.clone()?,
+            phase: run.status.clone().unwrap_or_default(),
+            message: run.message.clone().unwrap_or_default(),
+            field: (*field).to_owned(),
+        })
+    });
+    shown.collect()
+}
+
+impl Analysis {
+    /// Whether a rollout that was aborted for this reason was so by this analysis, which then has failed: the controller takes
+    /// it out of the status so soon that its last phase may not have been seen.
+    pub fn objected(&self, why: &str) -> Option<Analysis> {
+        if self.phase == "Failed" || self.phase == "Error" {
+            return Some(self.clone());
+        }
+        let (_, words) = RUNS.iter().find(|(field, _)| *field == self.field)?;
+        let (_, message) = why.split_once(words)?;
+        let message = message.trim_start_matches(": ").to_owned();
+        Some(Analysis { phase: "Failed".to_owned(), message, ..self.clone() })
     }
 }
 
@@ -306,6 +357,28 @@ mod tests {
         let degraded = "RolloutAborted: Rollout aborted update to revision 2: metric \"errors\" assessed Failed";
         let (_, text, _) = main_reason(json!({"abort": true, "phase": "Degraded", "message": degraded}), 1);
         assert_eq!(text, "aborted: Rollout aborted update to revision 2: metric \"errors\" assessed Failed");
+    }
+
+    #[test]
+    fn an_analysis_is_shown_and_known_as_the_one_that_objected_even_if_its_end_was_not_seen() {
+        for (field, kind) in
+            [("currentBackgroundAnalysisRunStatus", "Background"), ("currentStepAnalysisRunStatus", "Step-based")]
+        {
+            let shown = |phase: &str, message: &str| {
+                let run = json!({"name": "shop-7f9c-2", "status": phase, "message": message});
+                progress(Some(&rollout(steps(), json!({"canary": {field: run}}))), |_| 1).analyses
+            };
+            let message = "Metric \"errors\" assessed Failed due to failed (2) > failureLimit (1)";
+            let failed = shown("Failed", message);
+            assert_eq!(failed[0].field, format!("status.canary.{field}"));
+            assert_eq!(failed[0].objected(""), Some(failed[0].clone()));
+            let running = &shown("Running", "")[0];
+            assert_eq!(running.objected("aborted by a person"), None);
+            let why =
+                format!("aborted: Rollout aborted update to revision 2: {kind} analysis phase error/failed: {message}");
+            assert_eq!(running.objected(&why), Some(failed[0].clone()));
+        }
+        assert_eq!(progress(Some(&rollout(steps(), json!({}))), |_| 1).analyses, []);
     }
 
     #[test]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -35,6 +36,7 @@ type rollout struct {
 		ObservedGeneration string // a number, as text
 		Phase, Message     string
 		Abort              bool
+		AbortedAt          time.Time
 		CurrentPodHash     string
 		StableRS           string
 		CurrentStepIndex   *int32

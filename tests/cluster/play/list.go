@@ -16,6 +16,7 @@ var (
 	outageScene    = &scene{name: "outages", mode: empty, object: canary(fields{}), proxies: behindGate}
 	checkScene     = &scene{name: "check", mode: empty, object: canary(fields{}), proxies: behindGate}
 	judgedScene    = &scene{name: "analysis", mode: empty, object: judged, extra: "replicas.yaml", proxies: twoWithTemplates}
+	watchedScene   = &scene{name: "watched", mode: empty, object: judged, extra: "replicas.yaml", proxies: slowly}
 	replicasScene  = &scene{name: "replicas", mode: empty, object: canary(fields{}), extra: "replicas.yaml", proxies: twoReplicas}
 )
 
@@ -70,5 +71,6 @@ var scenarios = append([]scenario{
 	{"analysis/aborts-prometheus-step", "the same, against the stable version, as a step", judgedScene, withPrometheus(aborts(againstStable, true)), false},
 	{"analysis/promotes-prometheus", "a good one is promoted, judged beside the steps and between them", judgedScene,
 		withPrometheus(promotes(&bySuccessRate, fields{"setWeight": 5}, againstStable.step(), fields{"setWeight": 100})), false},
+	{"analysis/watched", "the same before a stranger's eyes: a real browser has the dashboard open", watchedScene, watchedOnScreen, false},
 	{"analysis/twenty", "twenty good versions in a row, none of which is aborted", judgedScene, twenty, false},
 }, deployScenarios...)

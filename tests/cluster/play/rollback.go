@@ -33,7 +33,9 @@ func failOneIn(n string) change {
 }
 
 // twoWithTemplates are two proxies behind a Service of their own, each with a load, and the AnalysisTemplates.
-func twoWithTemplates(s *stage) error {
+func twoWithTemplates(s *stage) error { return s.withTemplates(rate) }
+
+func (s *stage) withTemplates(rate int) error {
 	folder, err := s.kustomization("judged", nil, []string{"components/analysis"})
 	if err != nil {
 		return err
