@@ -13,7 +13,7 @@ const LONG_VERSION: &str = concat!(
     env!("SPLITWAY_COMMIT"),
     "\nprofile:  ",
     env!("SPLITWAY_PROFILE"),
-    "\nfeatures: HTTP/1.1; sources: file, flags; allocator: mimalloc"
+    "\nfeatures: HTTP/1.1, HTTP/2, TLS; sources: Rollout, file, flags; allocator: mimalloc"
 );
 
 /// Twenty-four lines are a screen.
@@ -179,7 +179,7 @@ pub struct Run {
     pub settings: Settings,
     #[command(flatten)]
     pub cluster: Cluster,
-    /// Print the settings as the equal YAML file, and end
+    /// Print the settings as the same YAML file, and end
     #[arg(long)]
     pub print_config: bool,
     /// Print the addresses really bound, as a JSON line
@@ -232,7 +232,7 @@ pub struct Settings {
     /// Ask for this file's token there
     #[arg(long, env = "SPLITWAY_ADMIN_TOKEN_FILE", hide_env = true, value_name = "F")]
     pub admin_token_file: Option<String>,
-    /// Endpoints of the stable version, as in :9001,:9003
+    /// Endpoints of the stable version: :9001,:9003
     #[arg(long, env = "SPLITWAY_STABLE", hide_env = true, value_name = "ENDPOINTS")]
     pub stable: Option<String>,
     /// The same of the canary, and its share: :9002=5.5%
@@ -276,10 +276,10 @@ pub struct Settings {
     #[arg(long, env = "SPLITWAY_ACCESS_LOG", hide_env = true, value_name = "FORMAT")]
     pub access_log: Option<String>,
     /// How many of the requests that went well, as in 5%
-    #[arg(long, env = "SPLITWAY_ACCESS_LOG_SAMPLE", hide = true, value_name = "PERCENT")]
+    #[arg(long, env = "SPLITWAY_ACCESS_LOG_SAMPLE", hide_env = true, value_name = "P")]
     pub access_log_sample: Option<String>,
     /// Only those of stable, canary or experiment
-    #[arg(long, env = "SPLITWAY_ACCESS_LOG_ONLY", hide = true, value_name = "ROLE")]
+    #[arg(long, env = "SPLITWAY_ACCESS_LOG_ONLY", hide_env = true, value_name = "R")]
     pub access_log_only: Option<String>,
 }
 
@@ -473,7 +473,7 @@ impl From<Settings> for splitway::config::Flags {
             drain_delay: given(settings.drain_delay),
             drain_timeout: given(settings.drain_timeout),
             dns_interval: given(settings.dns_interval),
-            log_level: given(settings.log_level),
+            log_level: given(settings.log_level).or_else(|| given(std::env::var("RUST_LOG").ok())),
             log_format: given(settings.log_format),
             metrics_alias: settings.metrics_alias.into_iter().filter(|text| !text.is_empty()).collect(),
             access_log: given(settings.access_log),

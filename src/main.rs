@@ -14,6 +14,7 @@ use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use cli::{Cli, Command};
 use splitway::admin::explain::{Asked, question, to_target};
@@ -108,7 +109,7 @@ fn hint(text: &str) {
 }
 
 fn show(options: cli::Demo) -> Result<ExitCode, Stop> {
-    log("warn", LogFormat::Auto);
+    let _log = log("warn", LogFormat::Auto);
     let kept = run_cold(async {
         let mut end = End::new()?;
         demo::run(
@@ -170,7 +171,7 @@ fn serve(run: cli::Run) -> Result<ExitCode, Stop> {
     }
     .map_err(problems)?;
     beside.started(&config);
-    log(&config.log.level, config.log.format);
+    let _log = log(&config.log.level, config.log.format);
     let origin = file.map_or_else(|| "flags".to_owned(), |path| path.display().to_string());
     let file = file.zip(text).map(|(path, text)| File { path: path.to_owned(), text, flags, beside });
     run_cold(serve_until_told(config, origin, file, run.cluster, run.print_addresses))?
@@ -551,12 +552,19 @@ impl End {
     }
 }
 
-/// Logs go to stderr: what was asked for goes to stdout.
-fn log(level: &str, format: LogFormat) {
+/// Lines of the log that wait for whoever reads it.
+const LINES: usize = 4096;
+
+/// Logs go to stderr: what was asked for goes to stdout. A thread of its own writes them, because a pipe that nobody reads
+/// must not keep weights, probes or the end of the process waiting; what finds no room is dropped. Keep what is returned: the
+/// last lines are written when it goes, which takes a second at most.
+fn log(level: &str, format: LogFormat) -> WorkerGuard {
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).thread_name("log").finish(io::stderr());
     let subscriber = tracing_subscriber::fmt()
         // The client's own lines say what our watches say, in other words and for each try. Whoever names it hears it.
         .with_env_filter(tracing_subscriber::EnvFilter::new(format!("kube_client=off,{level}")))
-        .with_writer(io::stderr)
+        .with_writer(writer)
         .with_target(false)
         // It would report a closed stderr on stderr, and panic.
         .log_internal_errors(false);
@@ -571,6 +579,7 @@ fn log(level: &str, format: LogFormat) {
     } else {
         subscriber.with_ansi(io::stderr().is_terminal() && wants_colour()).init();
     }
+    guard
 }
 
 /// A panic costs the connection that it happens in, and is a line of the log like any other.

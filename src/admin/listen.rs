@@ -109,12 +109,29 @@ pub(super) struct House {
     pub(super) probes: Pace,
     pub(super) others: Pace,
     pub(super) streams: Arc<Semaphore>,
+    /// Of questions that were answered with no.
+    pub(super) noes: Seldom,
     /// Tells this process from one before it, in the ids of events.
     pub(super) began: u64,
     pub(super) bounds: Bounds,
     pub(super) stopped: watch::Receiver<bool>,
     /// Somebody who was busy waits again, so the place is to be had.
     idle: Notify,
+}
+
+/// At most one line of the log in a second, however often strangers ask for it.
+#[derive(Default)]
+pub(super) struct Seldom(std::sync::Mutex<Option<Instant>>);
+
+impl Seldom {
+    pub(super) fn is_due(&self) -> bool {
+        let mut last = self.0.lock().expect("no holder of this lock panics");
+        let due = last.is_none_or(|last| last.elapsed() >= Duration::from_secs(1));
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
 }
 
 /// Keeps this listener from taking more than a quarter of one core for its answers, whoever asks how much: the next one is
@@ -242,6 +259,7 @@ impl Bound {
             probes: Pace::new(),
             others: Pace::new(),
             streams: Arc::new(Semaphore::new(bounds.streams)),
+            noes: Seldom::default(),
             began: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
             bounds,
             stopped,

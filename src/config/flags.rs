@@ -6,7 +6,7 @@ use super::name::BackendName;
 use super::node::Node;
 use super::problem::{At, Complaint, Problems, quoted};
 use super::read::{Field, List, Named, NonEmpty, Read};
-use super::written::{Backend, File, Listener};
+use super::written::{AccessLog, Backend, File, Listener};
 use crate::route::weight::{Weight, percentage};
 use crate::route::{MAX_TOTAL, Role};
 
@@ -78,11 +78,20 @@ impl Flags {
         if let Some(text) = &self.access_log {
             set("--access-log", text, &mut file.access_log.get_mut_or_default().format, problems);
         }
-        if let Some(text) = &self.access_log_sample {
-            set("--access-log-sample", text, &mut file.access_log.get_mut_or_default().sample, problems);
+        if self.access_log_sample.is_some() || self.access_log_only.is_some() {
+            self.access_log_parts(file.access_log.get_mut_or_default(), problems);
         }
-        if let Some(text) = &self.access_log_only {
-            set("--access-log-only", text, &mut file.access_log.get_mut_or_default().only, problems);
+    }
+
+    /// What is said of the lines means nothing where none are written.
+    fn access_log_parts(&self, log: &mut AccessLog, problems: &mut Problems) {
+        let sample =
+            self.access_log_sample.as_ref().map(|text| set("--access-log-sample", text, &mut log.sample, problems));
+        let only = self.access_log_only.as_ref().map(|text| set("--access-log-only", text, &mut log.only, problems));
+        let Some(at) = sample.or(only) else { return };
+        if log.format.value().is_none_or(|format| format.is_none()) && !matches!(log.format, Field::Broken) {
+            let complaint = Complaint::new("which requests have a line is said, and there is no access log");
+            problems.add(&at, complaint.help("say --access-log json or --access-log text, too"));
         }
     }
 

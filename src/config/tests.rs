@@ -443,6 +443,18 @@ fn flags_override_the_file() {
 }
 
 #[test]
+fn what_is_said_of_an_access_log_needs_one() {
+    for (sample, only) in [(Some("5%"), None), (None, Some("canary")), (Some("5%"), Some("canary"))] {
+        let [access_log_sample, access_log_only] = [sample, only].map(|text| text.map(str::to_owned));
+        let flags = Flags { access_log_sample, access_log_only, ..Flags::default() };
+        let problems = parse(MINIMAL, "test.yaml", &flags).unwrap_err().one_line();
+        assert!(problems.contains("there is no access log"), "{problems}");
+        let with = format!("{MINIMAL}access-log: {{ format: json }}\n");
+        assert!(parse(&with, "test.yaml", &flags).is_ok());
+    }
+}
+
+#[test]
 fn an_alias_that_nobody_knows_is_refused_with_the_one_that_was_meant() {
     let flags = Flags { metrics_alias: vec!["istio".to_owned(), "ngnix".to_owned()], ..Flags::default() };
     let problems = parse(MINIMAL, "test.yaml", &flags).unwrap_err();

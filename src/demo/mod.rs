@@ -157,6 +157,7 @@ fn announce(options: &Options, running: &Running, moved: &[Moved]) -> io::Result
     }
     writeln!(out, "try     curl -i http://{proxy}/")?;
     writeln!(out, "        curl -s http://{admin}/metrics | grep ^splitway_requests")?;
+    writeln!(out, "        splitway status --watch --admin {admin}")?;
     writeln!(
         out,
         "load    {} requests/s from {} clients{}; Ctrl-C ends",

@@ -92,29 +92,40 @@ pub fn versions(snapshot: &Snapshot) -> Versions {
 pub fn differences(port: &str, before: &Versions, now: &Versions) -> Vec<(Kind, String)> {
     let mut all = Vec::new();
     for (name, version) in now {
-        let role = version.role.as_str();
+        let who = who(version.role, name);
         let Some(old) = before.get(name) else {
             let endpoints = counted(version.endpoints.len(), "endpoint");
             let share = percentage(version.weight);
-            all.push((Kind::Version, format!("{port}{role} {name} is there, with {endpoints}, asked {share}")));
+            all.push((Kind::Version, format!("{port}{who} is there, with {endpoints}, asked {share}")));
             continue;
         };
         if old.role != version.role {
-            all.push((Kind::Version, format!("{port}{name} is {role} now; it was {}", old.role.as_str())));
+            all.push((
+                Kind::Version,
+                format!("{port}{name} is {} now; it was {}", version.role.as_str(), old.role.as_str()),
+            ));
         }
         if old.weight != version.weight {
             let (from, to) = (percentage(old.weight), percentage(version.weight));
-            all.push((Kind::Weight, format!("{port}{role} {name} is asked {to}, up to now {from}")));
+            all.push((Kind::Weight, format!("{port}{who} is asked {to}, up to now {from}")));
         }
         if old.endpoints != version.endpoints {
             let (from, to) = (old.endpoints.len(), counted(version.endpoints.len(), "endpoint"));
-            all.push((Kind::Endpoints, format!("{port}{role} {name} has {to}, up to now {from}")));
+            all.push((Kind::Endpoints, format!("{port}{who} has {to}, up to now {from}")));
         }
     }
     for (name, old) in before.iter().filter(|(name, _)| !now.contains_key(*name)) {
-        all.push((Kind::Version, format!("{port}{} {name} is gone", old.role.as_str())));
+        all.push((Kind::Version, format!("{port}{} is gone", who(old.role, name))));
     }
     all
+}
+
+/// `canary 7f9c`; a version that is called what it is needs no second word.
+fn who(role: Role, name: &VersionHash) -> String {
+    match role.as_str() == name.as_str() {
+        true => name.to_string(),
+        false => format!("{} {name}", role.as_str()),
+    }
 }
 
 fn counted(n: usize, what: &str) -> String {

@@ -206,11 +206,15 @@ impl History {
         kept.changes.add(reading.at, Kind::Outcome, Fact::new(text, report.why.field.clone()));
     }
 
+    /// What asked for the weights that are there now.
     fn field_of_weight(&self) -> String {
         let following = self.following.as_ref().map(|following| following.borrow().clone());
-        let progress = following.and_then(|following| following.progress);
-        let step = progress.and_then(|progress| Stage::of_rollout(&progress, |_| 0.0).step);
-        step.map(|step| step.field).unwrap_or_default()
+        let Some(progress) = following.and_then(|following| following.progress) else { return String::new() };
+        match progress.state {
+            State::Step | State::Paused => Stage::of_rollout(&progress, |_| 0.0).step.map(|step| step.field),
+            _ => progress.why.first().map(|why| why.field.clone()),
+        }
+        .unwrap_or_default()
     }
 
     fn read(&self) -> Reading {

@@ -1,12 +1,15 @@
 //! Signals: the polite end, its bound, and the end at once.
 
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use crate::process::{Folder, Serving};
-use crate::support::{App, Client, raw, soon};
+use crate::process::{Folder, Serving, splitway};
+use crate::support::{App, Client, eventually, raw, soon};
 
 /// An endpoint that reads one request and answers when it is told to; a dropped teller is a word to never answer.
 async fn slow() -> (std::net::SocketAddr, oneshot::Receiver<()>, oneshot::Sender<()>) {
@@ -137,4 +140,47 @@ async fn sighup_never_ends_a_proxy() {
     for _ in 0..20 {
         assert_eq!(client.get("/").await.status, 200);
     }
+}
+
+/// What the log says waits for its reader, and nothing else does: probes, an edited file, the end.
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_nothing_up() {
+    let (stable, canary, folder) = (App::start("stable").await, App::start("canary").await, Folder::new());
+    let text = |stable_share| {
+        format!(
+            "backends:\n  stable: {{ endpoints: ['{}'] }}\n  canary: {{ endpoints: ['{}'] }}\n\
+             split: {{ stable: {stable_share}%, canary: {}% }}\n",
+            stable.address,
+            canary.address,
+            100 - stable_share
+        )
+    };
+    let file = folder.write("splitway.yaml", &text(100));
+    // More than any pipe holds, so that it is full before the proxy says its first word.
+    let (unread, full) = std::io::pipe().unwrap();
+    let mut filler = full.try_clone().unwrap();
+    let filled = std::thread::spawn(move || filler.write_all(&vec![b'.'; 4 << 20]));
+    let mut child = splitway(&["run", "--print-addresses", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--log-level", "debug", "--drain-delay", "0s", "--config", file.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::with_capacity(1, child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let addresses: Value = serde_json::from_str(&first).unwrap();
+    let address = |value: &Value| value.as_str().unwrap().parse().unwrap();
+    let (proxy, admin) = (address(&addresses["listeners"][0]), address(&addresses["admin"]));
+    let mut client = Client::connect(proxy).await;
+    assert_eq!(client.get("/").await.app(), "stable");
+    assert_eq!(Client::connect(admin).await.get("/healthz").await.status, 200);
+    folder.replace("splitway.yaml", &text(0));
+    eventually("the edited file", async || client.get("/").await.app() == "canary").await;
+    drop(client);
+    Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    let code = soon("the end", tokio::task::spawn_blocking(move || child.wait())).await.unwrap().unwrap();
+    assert_eq!(code.code(), Some(0));
+    assert!(!filled.is_finished(), "the pipe was full all the time");
+    drop(unread);
+    assert!(filled.join().unwrap().is_err(), "nobody has read it");
 }
