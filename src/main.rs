@@ -251,6 +251,7 @@ async fn serve_until_told(
     print_addresses: bool,
 ) -> Result<ExitCode, Stop> {
     let workers = config.proxy.workers;
+    let has_access_log = config.access_log.is_some();
     let drain = config.proxy.drain.clone();
     // What is wrong with the way to the API server is told before anything has started.
     let rollout = match &config.what {
@@ -308,7 +309,7 @@ async fn serve_until_told(
         opened = running.open() => opened?,
         () = end.recv() => return Ok(ExitCode::SUCCESS),
     }
-    match announce(&running, workers, print_addresses) {
+    match announce(&running, workers, print_addresses, has_access_log) {
         // Nobody wants to know our addresses: that is no reason not to serve.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         announced => announced?,
@@ -352,11 +353,16 @@ async fn first_snapshot(mut status: control::StatusView) -> Result<(), Stop> {
     }
 }
 
-fn announce(running: &splitway::Running, workers: usize, print_addresses: bool) -> io::Result<()> {
+/// `to_log`: stdout has lines for programs.
+fn announce(running: &splitway::Running, workers: usize, print_addresses: bool, to_log: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if print_addresses {
         let addresses = serde_json::json!({ "listeners": running.listeners(), "admin": running.admin() });
         return writeln!(out, "{addresses}");
+    }
+    if to_log {
+        tracing::info!(listeners = ?running.listeners(), admin = ?running.admin(), "serves with {}", counted(workers, "worker"));
+        return Ok(());
     }
     for address in running.listeners() {
         writeln!(out, "proxy   http://{address}/    {}", counted(workers, "worker"))?;

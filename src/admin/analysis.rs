@@ -89,7 +89,7 @@ impl Asked {
 
     fn window_text(&self) -> String {
         match self.window {
-            Window::Last(time) => humantime::format_duration(time).to_string().replace(' ', ""),
+            Window::Last(time) | Window::Now(time) => humantime::format_duration(time).to_string().replace(' ', ""),
             Window::Step => "step".to_owned(),
             Window::Rollout => "rollout".to_owned(),
         }

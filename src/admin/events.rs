@@ -184,6 +184,8 @@ impl Watcher {
                 p99.map(|seconds| short(seconds, 5)),
                 newest.in_flight,
                 short(newest.error_in_requests, 3),
+                one.tries,
+                one.failed_tries,
             ])
         });
         let versions: Vec<Value> = versions.collect();
@@ -220,6 +222,8 @@ struct FoldedVersion<'a> {
     asked_requests: f64,
     requests: u64,
     errors: u64,
+    tries: u64,
+    failed_tries: u64,
     durations: QuantileCounts,
 }
 
@@ -231,6 +235,8 @@ impl<'a> Folded<'a> {
             asked_requests: one.asked_requests,
             requests: one.requests,
             errors: one.errors,
+            tries: one.tries,
+            failed_tries: one.failed_tries,
             durations: one.durations(),
         };
         let versions = second.versions.iter().map(version).collect();
@@ -256,6 +262,8 @@ impl<'a> Folded<'a> {
             sum.asked_requests += more.asked_requests;
             sum.requests += more.requests;
             sum.errors += more.errors;
+            sum.tries += more.tries;
+            sum.failed_tries += more.failed_tries;
             sum.durations.add(&more.durations());
         }
     }
@@ -331,7 +339,7 @@ fn backends(context: &Context, port: usize, snapshot: &Snapshot) -> Vec<Value> {
 }
 
 fn now(context: &Context, newest: Option<&Second>) -> Value {
-    let Ok(windowed) = context.history.window(Window::Last(NOW)) else { return Value::Null };
+    let Ok(windowed) = context.history.window(Window::Now(NOW)) else { return Value::Null };
     let length = windowed.to.duration_since(windowed.from).unwrap_or_default().as_secs_f64();
     let versions = windowed.counts.iter().map(|((port, version), counts)| {
         let rows = newest.iter().flat_map(|second| &second.versions);
@@ -339,6 +347,7 @@ fn now(context: &Context, newest: Option<&Second>) -> Value {
         let quantile = |q| counts.durations.quantile(q).map(|seconds| short(seconds, 5));
         json!({
             "port": port, "version": version.as_str(), "requests": counts.requests, "errors": counts.errors,
+            "tries": counts.tries, "failed_tries": counts.failed_tries,
             "p50": quantile(0.5), "p95": quantile(0.95), "p99": quantile(0.99), "in_flight": open,
         })
     });

@@ -1060,7 +1060,7 @@ mod tests {
         assert_eq!((&next["whole"], &next["proxy"]), (&Value::Null, &Value::Null), "nothing about it is new");
         assert_eq!(next["series"], json!([[0, "canary"], [0, "stable"]]));
         assert_eq!(next["seconds"][0][0], 1);
-        assert_eq!(next["seconds"][0][3][0], json!([0, "c", 0.055, 0, 0.0, 0, 0, null, null, 0, 0.0]));
+        assert_eq!(next["seconds"][0][3][0], json!([0, "c", 0.055, 0, 0.0, 0, 0, null, null, 0, 0.0, 0, 0]));
         served.status.send_modify(|status| status.notes = vec!["a note".to_owned()]);
         served.remember();
         let next = data(&until(&mut stream, "\n\n\r\n"));

@@ -68,6 +68,9 @@ pub struct Version {
     pub errors: u64,
     /// About how many users (standard error 1.6 %) whom the split recognised; `null` if it recognised nobody.
     pub users: Option<u64>,
+    /// With those that another endpoint or version then answered instead.
+    pub tries: u64,
+    pub failed_tries: u64,
     /// As `/analysis` has it: 0 to 1, of tries; `null` without any, as are the quantiles.
     pub error_rate: Option<f64>,
     /// Seconds; at most 13 % high.
@@ -112,6 +115,8 @@ impl Report {
                 requests: counts.requests,
                 errors: counts.errors,
                 users: recognised.then(|| report.users.get(&version).copied().unwrap_or(0)),
+                tries: counts.tries,
+                failed_tries: counts.failed_tries,
                 error_rate: counts.error_rate(),
                 p50: counts.durations.quantile(0.5),
                 p95: counts.durations.quantile(0.95),
@@ -174,12 +179,22 @@ impl fmt::Display for Report {
         for version in &self.versions {
             let role = if version.version == self.canary { "canary" } else { "stable" };
             let role = if role == "stable" && self.stable.as_ref() != Some(&version.version) { "other" } else { role };
-            let rate = version.error_rate.map_or("-".to_owned(), |rate| format!("{:.2} %", rate * 100.0));
+            let rate = match version.requests {
+                0 => String::new(),
+                all => format!(" ({:.2} %)", version.errors as f64 / all as f64 * 100.0),
+            };
+            // Where another endpoint or version has answered instead.
+            let tries = match (version.tries, version.failed_tries) {
+                (tries, failed) if (tries, failed) != (version.requests, version.errors) => {
+                    format!("; {failed} of {tries} tries failed ({:.2} %)", version.error_rate.unwrap_or(0.0) * 100.0)
+                }
+                _ => String::new(),
+            };
             let users = version.users.map(|users| format!(" of about {users} users")).unwrap_or_default();
             let p99 = version.p99.map_or("-".to_owned(), |seconds| format!("{:.1} ms", seconds * 1e3));
             writeln!(
                 f,
-                "  {role:<7} {}: {} requests{users}, {} failed ({rate}), p99 {p99}",
+                "  {role:<7} {}: {} requests{users}, {} failed{rate}{tries}, p99 {p99}",
                 version.version, version.requests, version.errors
             )?;
         }

@@ -59,8 +59,15 @@ impl Asked {
     pub fn of(&self, recent: &Recent) -> Shown {
         let mut requests = recent.last();
         requests.retain(|one| {
-            self.version.as_ref().is_none_or(|version| one.version.as_ref() == Some(version))
-                && self.role.is_none_or(|role| one.role == Some(role))
+            // Who was asked first and failed was met, too.
+            let failed = one.failed.as_ref();
+            let is = |version: &String| {
+                one.version.as_ref() == Some(version) || failed.is_some_and(|failed| failed.version == *version)
+            };
+            self.version.as_ref().is_none_or(is)
+                && self
+                    .role
+                    .is_none_or(|role| one.role == Some(role) || failed.is_some_and(|failed| failed.role == role))
                 && self.reason.is_none_or(|reason| one.reason == Some(reason))
         });
         Shown { requests }

@@ -26,7 +26,7 @@ pub struct Status {
     pub state: String,
     /// Only where a Rollout is followed.
     pub rollout: Option<Rollout>,
-    /// The time that rates, errors and latencies are those of.
+    /// The time that rates, shares, errors and latencies are those of: none of it from before the weights last changed.
     pub seconds: f64,
     pub ports: Vec<Port>,
     /// The rollout that goes on, else the one that ended last.
@@ -93,7 +93,7 @@ pub struct Last {
 
 pub fn look(context: &Context) -> Status {
     let status = context.status.borrow().clone();
-    let windowed = context.history.window(Window::Last(NOW)).ok();
+    let windowed = context.history.window(Window::Now(NOW)).ok();
     let seconds = windowed.as_ref().and_then(|one| one.to.duration_since(one.from).ok()).unwrap_or_default();
     let counts = windowed.map(|one| one.counts).unwrap_or_default();
     let totals = context.metrics.totals();
@@ -118,6 +118,8 @@ pub fn look(context: &Context) -> Status {
         versions.sort_by_key(|version| (version.role != Role::Canary.as_str(), version.role.clone()));
         Some(Port { port: (!name.is_unnamed()).then(|| name.as_str().to_owned()), versions })
     });
+    let ports: Vec<Port> = ports.collect();
+    let by_users = ports.iter().filter_map(Port::decided_by_users);
     let last = report::look(context, "").ok().and_then(|reports| reports.into_iter().next());
     Status {
         generation: status.generation.0,
@@ -133,13 +135,28 @@ pub fn look(context: &Context) -> Status {
             Rollout { name: following.rollout.clone(), api: api.to_owned(), progress }
         }),
         seconds: seconds.as_secs_f64(),
-        ports: ports.collect(),
+        notes: status.notes.into_iter().chain(by_users).collect(),
+        ports,
         last: last.map(Last::of),
         refused: status.refused.map(|(at, rejected)| {
             let first = rejected.message.lines().next().unwrap_or_default();
             format!("{}: {first} (at {})", rejected.origin, view::time(at))
         }),
-        notes: status.notes,
+    }
+}
+
+impl Port {
+    /// Where users and routes decide everything, the split has sent nothing, and only answers tell who gets how much.
+    fn decided_by_users(&self) -> Option<String> {
+        let all: f64 = self.versions.iter().map(|version| version.requests_per_second).sum();
+        let idle = all == 0.0 || self.versions.iter().any(|version| version.sent.is_some());
+        let share = |version: &Version| {
+            let name = if version.role == version.version { "" } else { &version.version };
+            format!("{} {name}", version.role).trim_end().to_owned()
+                + &format!(" {:.2} %", version.requests_per_second / all * 100.0)
+        };
+        let shares = || self.versions.iter().map(share).collect::<Vec<_>>().join(", ");
+        (!idle).then(|| format!("users and routes decided all of the last requests, the split none: {}", shares()))
     }
 }
 

@@ -54,6 +54,8 @@ struct Kept {
     changes: Changes,
     rollouts: Rollouts,
     last: Option<(Instant, ByVersion)>,
+    /// The counters when a weight last changed.
+    weighed: Option<(Instant, ByVersion)>,
     /// By port.
     versions: Vec<Versions>,
     told: Told,
@@ -82,6 +84,8 @@ struct Reading {
 pub enum Window {
     /// The newest of this time, at most [`KEPT`].
     Last(Duration),
+    /// The same, and nothing from before the weights last changed: what was asked is the same for all of it.
+    Now(Duration),
     /// Since the canary's weight last changed.
     Step,
     /// The rollout that goes on, else the one that ended last.
@@ -122,6 +126,9 @@ impl History {
                     let prefix = if name.is_unnamed() { String::new() } else { format!("port {}: ", name.as_str()) };
                     let field = self.field_of_weight();
                     for (kind, text) in differences(&prefix, &before, &now) {
+                        if kind == Kind::Weight {
+                            kept.weighed = Some((reading.instant, reading.counts.clone()));
+                        }
                         let field = if kind == Kind::Weight { field.clone() } else { String::new() };
                         kept.changes.add(reading.at, kind, Fact::new(text, field));
                     }
@@ -258,6 +265,16 @@ impl History {
             canary: stage.canary.clone().or(live_canary.clone()),
         };
         match window {
+            Window::Now(length) => match &kept.weighed {
+                Some((since, counts)) if reading.instant.duration_since(*since) < length => {
+                    let age = reading.instant.duration_since(*since);
+                    Ok(now(counts::between(counts, &reading.counts), reading.at - age))
+                }
+                _ => {
+                    drop(kept);
+                    self.window(Window::Last(length))
+                }
+            },
             Window::Last(length) => {
                 let (mut counts, mut covered) = kept.seconds.sum(length);
                 // What came since the newest second.

@@ -84,7 +84,7 @@ pub async fn send(
         match outcome {
             Ok(answer) => {
                 let seen = if answer.status().is_server_error() {
-                    spare.iter().for_each(|spare| account.was(spare));
+                    spare.iter().for_each(|spare| _ = account.was(spare));
                     Seen::ServerError(None)
                 } else {
                     Seen::Answer
@@ -110,7 +110,11 @@ pub async fn send(
                 }
                 last = failure;
                 // Whatever is left of it.
-                unsent.as_ref().or(spare.as_ref()).into_iter().for_each(|request| account.was(request));
+                if account.draft.is_none()
+                    && let Some(request) = unsent.as_ref().or(spare.as_ref())
+                {
+                    account.was(request).try_failed(endpoint.address, target, failure);
+                }
                 let again = match failure.again() {
                     Again::Never => None,
                     Again::Unsent | Again::IfIdempotent if unsent.is_some() => unsent,

@@ -98,8 +98,8 @@ impl Account {
 
     /// It has failed, or is about to, and here is what it was, if nobody has written that down yet.
     #[cold]
-    pub fn was<B>(&mut self, request: &Request<B>) {
-        self.draft.get_or_insert_with(|| Draft::late(&self.state, request, self.started));
+    pub fn was<B>(&mut self, request: &Request<B>) -> &mut Draft {
+        self.draft.get_or_insert_with(|| Draft::late(&self.state, request, self.started))
     }
 
     /// Another version does the work.

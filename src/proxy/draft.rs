@@ -13,7 +13,7 @@ use super::state::State;
 use super::worker::{Target, Worker};
 use crate::metrics::Labels;
 use crate::record::context::{Context, SpanId, TRACEPARENT, TRACESTATE};
-use crate::record::{Details, Record, Try, Wanted, kept};
+use crate::record::{Details, Failed, Record, Try, Wanted, kept};
 
 /// Made when the request begins, because later nobody has its head any more.
 pub struct Draft {
@@ -109,6 +109,22 @@ impl Draft {
         });
     }
 
+    /// The same of one that had failed before anybody wanted to hear of it.
+    #[cold]
+    pub fn try_failed(&mut self, of: SocketAddr, target: &Target, failure: Failure) {
+        self.tries.push(Try {
+            span: SpanId(1),
+            began: Duration::ZERO,
+            took: self.started.elapsed(),
+            endpoint: of,
+            secure: target.transport.tls.is_some(),
+            version: String::from_utf8_lossy(target.version_value.as_bytes()).into_owned(),
+            role: target.role,
+            status: None,
+            failure: Some(failure.as_str()),
+        });
+    }
+
     /// The head of its answer has come, or it has failed.
     #[cold]
     pub fn try_ends(&mut self, state: &State, outcome: Result<u16, Failure>) {
@@ -190,12 +206,14 @@ pub fn finish(worker: &Worker, draft: Option<Box<Draft>>, state: &State, outcome
     let Outcome { labels, told, grpc, target, duration, is_counted } = *outcome;
     let pen = &worker.pen;
     let is_failure = labels.failure.is_some() || labels.code >= 500;
-    let is_taken = is_failure && pen.takes_failure(draft.as_ref().is_some_and(|draft| !draft.is_late));
+    let failed = draft.as_ref().filter(|_| !is_failure).and_then(|draft| Failed::of(&draft.tries));
+    let is_bad = is_failure || failed.is_some();
+    let is_taken = is_bad && pen.takes_failure(draft.as_ref().is_some_and(|draft| !draft.is_late));
     let role = target.map(|target| target.role);
     let context = draft.as_ref().and_then(|draft| draft.context).filter(|context| context.sampled);
     let wanted = Wanted {
         recent: is_taken || draft.as_ref().is_some_and(|draft| draft.is_sample),
-        line: draft.is_some() && pen.logs(role, is_failure, worker.random()),
+        line: draft.is_some() && pen.logs([role, failed.as_ref().map(|failed| failed.role)], is_bad, worker.random()),
         spans: context.is_some(),
     };
     if !wanted.recent && !wanted.line && !wanted.spans {
@@ -217,6 +235,7 @@ pub fn finish(worker: &Worker, draft: Option<Box<Draft>>, state: &State, outcome
         route_number: labels.route,
         route: None,
         failure: labels.failure.map(Failure::as_str),
+        failed,
         duration,
         is_counted,
         wanted,
@@ -229,7 +248,7 @@ pub fn finish(worker: &Worker, draft: Option<Box<Draft>>, state: &State, outcome
 #[cold]
 pub fn refused(worker: &Worker, state: &State, failure: Failure) {
     let pen = &worker.pen;
-    let wanted = Wanted { recent: pen.takes_failure(true), line: pen.logs(None, true, 0), spans: false };
+    let wanted = Wanted { recent: pen.takes_failure(true), line: pen.logs([None; 2], true, 0), spans: false };
     if !wanted.recent && !wanted.line {
         return;
     }
@@ -249,6 +268,7 @@ pub fn refused(worker: &Worker, state: &State, failure: Failure) {
         route_number: 0,
         route: None,
         failure: Some(failure.as_str()),
+        failed: None,
         duration: Duration::ZERO,
         is_counted: false,
         wanted,

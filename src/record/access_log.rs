@@ -156,6 +156,12 @@ struct Line<'a> {
     route: Option<&'a str>,
     #[serde(rename = "splitway.failure", skip_serializing_if = "Option::is_none")]
     failure: Option<&'static str>,
+    #[serde(rename = "splitway.failed.version", skip_serializing_if = "Option::is_none")]
+    failed_version: Option<&'a str>,
+    #[serde(rename = "splitway.failed.role", skip_serializing_if = "Option::is_none")]
+    failed_role: Option<&'static str>,
+    #[serde(rename = "splitway.failed.failure", skip_serializing_if = "Option::is_none")]
+    failed_failure: Option<&'static str>,
     #[serde(rename = "splitway.endpoint", skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
     #[serde(rename = "splitway.duration.queue", skip_serializing_if = "Option::is_none")]
@@ -201,6 +207,9 @@ impl<'a> Line<'a> {
             reason: record.reason.map(crate::route::Reason::as_str),
             route: record.route.as_deref(),
             failure: record.failure,
+            failed_version: record.failed.as_ref().map(|failed| failed.version.as_str()),
+            failed_role: record.failed.as_ref().map(|failed| failed.role.as_str()),
+            failed_failure: record.failed.as_ref().map(|failed| failed.failure),
             endpoint: tries.last().map(|last| last.endpoint.to_string()),
             queue: waited(|details| details.queue),
             connect: waited(|details| details.connect),
@@ -228,6 +237,9 @@ fn for_people(text: &mut String, record: &Record) -> std::fmt::Result {
         ("reason", line.reason),
         ("route", line.route),
         ("failure", line.failure),
+        ("failed-version", line.failed_version),
+        ("failed-role", line.failed_role),
+        ("failed-failure", line.failed_failure),
         ("endpoint", line.endpoint.as_deref()),
     ];
     for (name, value) in words.into_iter().filter_map(|(name, value)| Some((name, value?))) {

@@ -108,7 +108,13 @@ fn exporter(variable: Variable<'_>) -> Result<SpanExporter, String> {
         variable(&format!("OTEL_EXPORTER_OTLP_TRACES_{what}"))
             .or_else(|| variable(&format!("OTEL_EXPORTER_OTLP_{what}")))
     };
-    let secure = of_traces("ENDPOINT").is_some_and(|endpoint| endpoint.starts_with("https:"));
+    let endpoint = of_traces("ENDPOINT");
+    if let Some(other) = endpoint.as_ref().filter(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+        return Err(format!(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is {other:?}; expected a URL that begins with http:// or https://"
+        ));
+    }
+    let secure = endpoint.is_some_and(|endpoint| endpoint.starts_with("https:"));
     let trust = if secure { Some(Trust::read(&of_traces)?) } else { None };
     let builder = SpanExporter::builder();
     let built = match of_traces("PROTOCOL").as_deref() {

@@ -103,6 +103,9 @@ pub struct Record {
     pub route: Option<String>,
     /// What went wrong on our way, in one word.
     pub failure: Option<&'static str>,
+    /// A version that was asked first and failed, if another try then went well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Failed>,
     /// From the head of the request to the last byte of its answer.
     #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]
     pub duration: Duration,
@@ -117,6 +120,15 @@ pub struct Record {
     /// `None`: it was not written down when the request began.
     #[serde(skip)]
     pub details: Option<Box<Details>>,
+}
+
+/// A try that failed, and for whose request another one went well.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failed {
+    pub version: String,
+    #[serde(serialize_with = "as_name")]
+    pub role: Role,
+    pub failure: &'static str,
 }
 
 /// What only lines and spans tell.
@@ -158,6 +170,15 @@ pub struct Try {
     pub failure: Option<&'static str>,
 }
 
+impl Failed {
+    /// The first of several.
+    pub fn of(tries: &[Try]) -> Option<Self> {
+        let (last, earlier) = tries.split_last()?;
+        let one = earlier.iter().find(|_| last.failure.is_none()).filter(|one| one.failure.is_some())?;
+        Some(Self { version: one.version.clone(), role: one.role, failure: one.failure? })
+    }
+}
+
 impl Details {
     pub fn scheme(&self) -> &'static str {
         if self.secure { "https" } else { "http" }
@@ -168,9 +189,10 @@ impl Record {
     /// Bytes of a text that are kept, so that the queue has a bound in bytes, too.
     pub const LONGEST: usize = 1024;
 
-    /// Whether it belongs to those that are always kept: something went wrong on our way, or in the application.
+    /// Whether it belongs to those that are always kept: something went wrong on our way, in a try of
+    /// several, or in the application.
     pub fn is_failure(&self) -> bool {
-        self.failure.is_some() || self.code >= 500
+        self.failure.is_some() || self.code >= 500 || self.failed.is_some()
     }
 
     /// OpenTelemetry's `error.type`: our word for what went wrong, or the application's status.
@@ -192,6 +214,10 @@ fn as_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, 
 
 fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
+}
+
+fn as_name<S: Serializer>(role: &Role, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(role.as_str())
 }
 
 fn as_role<S: Serializer>(role: &Option<Role>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -84,10 +84,11 @@ impl Pen {
     }
 
     /// Whether there is a line in the access log for a request that was written down. Those that went well are drawn.
-    pub fn logs(&self, role: Option<Role>, is_failure: bool, random: u64) -> bool {
+    /// `roles`: of the version that answered, and of one that failed before.
+    pub fn logs(&self, roles: [Option<Role>; 2], is_failure: bool, random: u64) -> bool {
         let Some(log) = &self.settings.access_log else { return false };
         let drawn = || ((u128::from(random) * u128::from(log.sample.total())) >> 64) < u128::from(log.sample.weight());
-        (log.only.is_none() || log.only == role) && (is_failure || drawn())
+        (log.only.is_none() || roles.contains(&log.only)) && (is_failure || drawn())
     }
 
     /// Sends a record, or throws it away if the cold side is behind.
@@ -200,18 +201,21 @@ mod tests {
             random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
             (random ^ random >> 33).wrapping_mul(0xFF51_AFD7_ED55_8CCD)
         };
-        let logged = (0..100_000).filter(|_| pen.logs(None, false, next())).count();
+        let logged = (0..100_000).filter(|_| pen.logs([None; 2], false, next())).count();
         // Seven standard deviations of a fair draw.
         assert!((4500..5500).contains(&logged), "{logged}");
-        assert!((0..1000).all(|_| pen.logs(None, true, next())));
-        assert!(!logging(Share::new(0, 100).unwrap(), None).logs(None, false, 0));
-        assert!(logging(Share::ALL, None).logs(None, false, u64::MAX));
+        assert!((0..1000).all(|_| pen.logs([None; 2], true, next())));
+        assert!(!logging(Share::new(0, 100).unwrap(), None).logs([None; 2], false, 0));
+        assert!(logging(Share::ALL, None).logs([None; 2], false, u64::MAX));
     }
 
     #[test]
     fn one_role_alone_can_be_logged() {
         let pen = logging(Share::ALL, Some(Role::Canary));
-        assert!(pen.logs(Some(Role::Canary), false, 0) && pen.logs(Some(Role::Canary), true, 0));
-        assert!(!pen.logs(Some(Role::Stable), true, 0) && !pen.logs(None, true, 0));
+        assert!(
+            pen.logs([Some(Role::Canary), None], false, 0)
+                && pen.logs([Some(Role::Stable), Some(Role::Canary)], true, 0)
+        );
+        assert!(!pen.logs([Some(Role::Stable), None], true, 0) && !pen.logs([None; 2], true, 0));
     }
 }

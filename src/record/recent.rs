@@ -56,6 +56,7 @@ pub(super) fn made_up(code: u16, failure: Option<&'static str>, version: &str) -
         route_number: 0,
         route: None,
         failure,
+        failed: None,
         duration: std::time::Duration::from_millis(1),
         is_counted: true,
         wanted: super::Wanted::default(),

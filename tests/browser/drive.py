@@ -140,7 +140,7 @@ class Checks:
             said = browser.run(text("verdict"))
             print("   " + " ".join(said.split()))
             # What happened, to how many requests, and why.
-            for part in (r"failed \d+ of \d+ requests \((1[0-9]|2[0-9])(\.\d)?\s%\)", r"aborted the rollout at the weight of step \d of 5",
+            for part in (r"failed \d+ of \d+ requests \((1[0-9]|2[0-9])(\.\d)?\s%\)", r"was aborted at the weight of step \d of 5",
                          r"The canary's weight went from 5\s% back to 0 at \d\d:\d\d:\d\d", r"All requests go to stable",
                          r"Aborted: the canary failed", r"status\.abort"):
                 assert re.search(part, said), f"{part} is not in {said!r}"

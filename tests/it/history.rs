@@ -240,3 +240,33 @@ async fn seconds_and_changes_are_remembered() {
     let last = history.changes(0).last().unwrap().number;
     assert!(history.changes(last).is_empty());
 }
+
+/// Right after a step what was sent is compared with what is asked now, and not with what was asked before.
+#[tokio::test]
+async fn the_status_says_nothing_of_before_the_last_change_of_weights() {
+    let (stable, canary) = (App::start("stable").await, App::start("canary").await);
+    let proxy = Proxy::start(two(&stable, &canary, (19, 1))).await;
+    load(&proxy, 200, 1000).await;
+    let canary_of = async || {
+        let status = ask(&proxy, "/status").await;
+        status["ports"][0]["versions"][0].clone()
+    };
+    assert_eq!((&canary_of().await["sent"], &canary_of().await["role"]), (&json!(0.05), &json!("canary")));
+    proxy.set(two(&stable, &canary, (1, 1))).await;
+    assert_eq!(canary_of().await["sent"], Value::Null);
+    load(&proxy, 20, 1000).await;
+    let version = canary_of().await;
+    assert_eq!((&version["asked"], &version["sent"]), (&json!(0.5), &json!(0.5)), "{version:#}");
+}
+
+/// Where users decide, the split has sent nothing, and it is said who has got how much.
+#[tokio::test]
+async fn the_status_tells_what_users_decided() {
+    let (stable, canary) = (App::start("stable").await, App::start("canary").await);
+    let sticky = Sticky { keys: vec![KeySource::ClientAddress], salt: "spring".into(), cookie: None };
+    let proxy = Proxy::start(Routing { sticky: Some(sticky), ..two(&stable, &canary, (0, 1)) }).await;
+    load(&proxy, 20, 1000).await;
+    let status = ask(&proxy, "/status").await;
+    let note = "users and routes decided all of the last requests, the split none: canary 100.00 %, stable 0.00 %";
+    assert_eq!((&status["notes"], &status["ports"][0]["versions"][0]["sent"]), (&json!([note]), &Value::Null));
+}

@@ -131,3 +131,35 @@ async fn the_first_failure_of_a_busy_worker_has_its_path() {
         assert!(failure["method"].is_string(), "{what}: {failure}");
     }
 }
+
+/// A canary that nobody can reach costs no client anything, and is seen all the same: in the last requests, and in the report.
+#[tokio::test]
+async fn a_version_whose_requests_others_save_is_shown_and_told() {
+    let stable = App::start("stable").await;
+    let gone = dead(1);
+    let split = routing(&[
+        ("stable", Role::Stable, 1, &[stable.address]),
+        ("canary", Role::Canary, 1, std::slice::from_ref(&gone)),
+    ]);
+    let proxy = Proxy::start(split).await;
+    let mut client = proxy.client().await;
+    for _ in 0..40 {
+        assert_eq!(client.get("/saved").await.status, 200);
+    }
+    for query in ["?role=canary", "?version=canary", "?role=stable"] {
+        let all = shown(&proxy, query).await;
+        let one = all.iter().find(|one| !one["failed"].is_null()).unwrap_or_else(|| panic!("{query}: {all:#?}"));
+        let failed = json!({ "version": "canary", "role": "canary", "failure": "connect_refused" });
+        assert_eq!((&one["failed"], &one["version"], &one["path"]), (&failed, &json!("stable"), &json!("/saved")));
+        assert_eq!((&one["status"], &one["failure"], &one["reason"]), (&json!(200), &Value::Null, &json!("fallback")));
+    }
+    let mut admin = crate::support::Client::connect(proxy.admin).await;
+    let text = admin.get_with("/report", &[("accept", "text/plain")]).await.text();
+    let canary = text.lines().find(|line| line.starts_with("  canary")).expect("the canary");
+    let (tries, rate) = canary.split_once(" tries failed (").unwrap_or_else(|| panic!("{text}"));
+    assert!(tries.starts_with("  canary  canary: 0 requests, 0 failed; ") && rate.starts_with("100.00 %)"), "{text}");
+    let reports: Value = serde_json::from_slice(&proxy.ask_admin("/report").await.body).unwrap();
+    let version = &reports[0]["versions"][0];
+    assert_eq!((&version["requests"], &version["tries"]), (&json!(0), &version["failed_tries"]), "{version:#}");
+    assert!(version["tries"].as_u64().unwrap() > 0);
+}

@@ -116,9 +116,9 @@
     if (news.seconds) {
       S.seconds.push(...news.seconds.map(([number, at, length, rows]) => ({
         number, at, length,
-        rows: rows.map(([series, role, asked, sent, wanted, requests, errors, p50, p99, open, error]) => ({
+        rows: rows.map(([series, role, asked, sent, wanted, requests, errors, p50, p99, open, error, tries, failedTries]) => ({
           port: S.series[series][0], version: S.series[series][1], role: ROLES[role],
-          asked, sent, wanted, requests, errors, p50, p99, open, error,
+          asked, sent, wanted, requests, errors, p50, p99, open, error, tries, failedTries,
         })),
       })));
       S.seconds.splice(0, S.seconds.length - KEPT);
@@ -142,10 +142,15 @@
     document.body.classList.toggle("stale", state === "off" && S.proxy !== null);
   }
 
+  // One stream at a time: whoever asks anew ends the one before.
+  let asking = new AbortController();
   async function follow() {
-    for (;;) {
+    asking.abort();
+    const mine = asking = new AbortController();
+    while (!mine.signal.aborted) {
       try {
-        const answer = await fetch("events", { headers: headers({ accept: "text/event-stream", "last-event-id": lastId }), cache: "no-store" });
+        const answer = await fetch("events", { headers: headers({ accept: "text/event-stream", "last-event-id": lastId }), cache: "no-store", signal: mine.signal });
+        if (mine.signal.aborted) return;
         if (answer.status === 401) return locked();
         if (!answer.ok) {
           const problem = await answer.json().catch(() => ({}));
@@ -154,11 +159,13 @@
         } else {
           $("locked").hidden = true;
           $("board").hidden = false;
+          say($("token-answer"), "");
           S.series = [];
           await read(answer.body.getReader());
           connection("off", "the proxy has ended this stream; asking again");
         }
       } catch {
+        if (mine.signal.aborted) return;
         connection("off", "not heard; asking again");
       }
       await new Promise((resolve) => setTimeout(resolve, wait));
@@ -205,7 +212,9 @@
 
   $("unlock").addEventListener("submit", (event) => {
     event.preventDefault();
-    try { sessionStorage.setItem("splitway-token", $("token").value.trim()); } catch {
+    const token = $("token").value.trim();
+    if (!/^[!-~]+$/.test(token)) return say($("token-answer"), "That is no token: expected letters, digits and signs of ASCII, without spaces.");
+    try { sessionStorage.setItem("splitway-token", token); } catch {
       say($("token-answer"), "This browser keeps nothing for this page, so the token cannot be kept.");
       return;
     }
@@ -222,8 +231,13 @@
 
   function failedOf(report, name) {
     const version = report && report.versions.find((one) => one.version === name);
-    return version || { requests: 0, errors: 0, error_rate: null };
+    return version || { requests: 0, errors: 0, tries: 0, failed_tries: 0, error_rate: null, users: null };
   }
+  // "3 of 40 requests", and what the version would have failed, had not another endpoint or version answered instead.
+  const ofRequests = (met) => `${digits(met.errors, 0)} of ${many(met.requests, "request")}`;
+  const saved = (met) => (met.failed_tries > met.errors
+    ? `${digits(met.failed_tries, 0)} of ${digits(met.tries, 0)} tries failed there (${percent(met.error_rate)}), ${digits(met.failed_tries - met.errors, 0)} of which others answered instead` : "");
+  const met = (version) => `${many(version.requests, "request")}${version.users === null ? "" : ` of about ${many(version.users, "user")}`} met it`;
 
   function verdict() {
     if (!S.proxy) return { tone: "calm", headline: "Waiting for the first second", facts: [] };
@@ -238,34 +252,37 @@
     const report = S.reports[0];
     const name = canary ? canary.version : "";
     if (report && report.outcome === "running") {
-      const met = failedOf(report, report.canary), other = failedOf(report, report.stable);
-      const fails = met.requests >= 20 && met.error_rate > (other.error_rate || 0) + 0.01;
-      const so = !met.requests ? "it has met no request yet" : met.errors === 0 ? `none of ${digits(met.requests, 0)} requests failed there`
-        : `${digits(met.errors, 0)} of ${digits(met.requests, 0)} requests failed there (${percent(met.error_rate)})`;
-      const than = other.requests ? `; ${who("stable", report.stable)} fails ${percent(other.error_rate)}` : "";
+      const ours = failedOf(report, report.canary), other = failedOf(report, report.stable);
+      // Of tries: a version that nobody can reach has no request at all.
+      const fails = ours.tries >= 20 && ours.error_rate > (other.error_rate || 0) + 0.01;
+      const so = saved(ours) || (!ours.requests ? "it has met no request yet" : ours.errors === 0 ? `none of ${digits(ours.requests, 0)} requests failed there`
+        : `${ofRequests(ours)} failed there (${percent(ours.errors / ours.requests)})`);
+      const than = other.tries ? `; ${who("stable", report.stable)} fails ${percent(other.error_rate)}` : "";
       const state = progress ? progress.state : "step";
       const does = { paused: "is paused", hold: "is on hold", ramp: "ramps up" }[state] || "is being rolled out";
       const share = canary ? canary.asked : 0;
       return {
         tone: fails || state === "hold" ? "warn" : "calm",
         headline: fails
-          ? `${upper(who("canary", report.canary))} fails ${percent(met.error_rate)} of its requests`
+          ? `${upper(who("canary", report.canary))} fails ${percent(ours.error_rate)} of its ${saved(ours) ? "tries" : "requests"}`
           : `${upper(who("canary", report.canary))} ${does}: ${percent(share)} of the requests`,
         facts: [{ text: upper(so) + than + ".", field: "" }, ...why.slice(0, 1).map((fact) => ({ ...fact, text: upper(fact.text) + "." }))],
       };
     }
     if (report && report.outcome === "aborted") {
-      const met = failedOf(report, report.canary);
+      const ours = failedOf(report, report.canary);
       const all = stable && stable.asked === 1;
       const since = clock(time(report.ended));
-      const failed = met.requests ? `failed ${digits(met.errors, 0)} of ${many(met.requests, "request")} (${percent(met.errors / met.requests)})` : "had met no request";
+      const failed = ours.failed_tries > ours.errors ? `failed ${digits(ours.failed_tries, 0)} of ${digits(ours.tries, 0)} tries (${percent(ours.error_rate)})`
+        : ours.requests ? `failed ${ofRequests(ours)} (${percent(ours.errors / ours.requests)})` : "had met no request";
+      const users = ours.users === null ? "" : `About ${many(ours.users, "user")} met it. `;
       const by = report.objection;
       return {
         tone: "bad",
         headline: `Rolled back: ${who("canary", report.canary)} ${failed}`,
         facts: [
           {
-            text: `The controller aborted the rollout${placeOf(report)}. `
+            text: `${by ? "The controller aborted the rollout" : "The rollout was aborted"}${placeOf(report)}. ${users}`
               + (all ? `The canary's weight went from ${percent(lastWeight(report))} back to 0 at ${since}. All requests go to ${[...new Set(["stable", stable.version])].join(" ")}.`
                 : `Since ${since} the canary gets ${canary ? percent(canary.asked) : "nothing"}.`),
             field: "",
@@ -276,19 +293,19 @@
       };
     }
     if (report && report.outcome === "promoted") {
-      const met = failedOf(report, report.canary);
+      const ours = failedOf(report, report.canary);
       return {
         tone: "good",
         headline: `Promoted: ${report.canary} is stable since ${clock(time(report.ended))}`,
-        facts: [{ text: `${many(met.requests, "request")} met it on the way, ${digits(met.errors, 0)} of them failed (${percent(met.error_rate || 0)}).`, field: report.why.field }],
+        facts: [{ text: `${met(ours)} on the way, ${digits(ours.errors, 0)} failed (${percent(ours.requests ? ours.errors / ours.requests : 0)}).`, field: report.why.field }],
       };
     }
     if (report) {
-      const met = failedOf(report, report.canary);
+      const ours = failedOf(report, report.canary);
       return {
         tone: "calm",
         headline: `${upper(report.outcome)}: ${who("canary", report.canary)} gets nothing since ${clock(time(report.ended))}`,
-        facts: [{ text: `${many(met.requests, "request")} met it, ${digits(met.errors, 0)} of them failed.`, field: "" }, report.why],
+        facts: [{ text: `${met(ours)}, ${digits(ours.errors, 0)} failed.`, field: "" }, report.why],
       };
     }
     if (canary && canary.asked > 0) return { tone: "calm", headline: `${upper(who("canary", name))} gets ${percent(canary.asked)} of the requests`, facts: why.slice(0, 1) };
@@ -324,8 +341,9 @@
     const here = replica && replica[1] > 1 ? `Requests are those of replica ${replica[0] + 1} of ${replica[1]}.` : "";
     if (!canary || canary.asked === 0) return S.reports.length ? here : `Now all requests go to ${who("stable", stable.version)}.`;
     const sent = point && point.share !== null ? percent(point.share) : "no request";
-    const off = point && point.error !== null ? `, ${digits(Math.abs(point.error), 2)} requests off` : "";
-    return `${upper(who("canary", canary.version))} gets ${sent} now, asked ${percent(canary.asked)}${off}.`;
+    const decided = point && point.byOthers ? ", as users and routes decide" : "";
+    const off = point && point.error !== null && !point.byOthers ? `, ${digits(Math.abs(point.error), 2)} requests off` : "";
+    return `${upper(who("canary", canary.version))} gets ${sent} now${decided}, asked ${percent(canary.asked)}${off}.`;
   }
 
   let toldLast = "";
@@ -433,8 +451,10 @@
       if (counts) {
         const rate = counts.requests / now.seconds;
         say(f.rate, digits(rate, rate < 10 ? 1 : 0));
-        say(f.failed, counts.requests ? percent(counts.errors / counts.requests) : "–");
-        f.failed.parentElement.classList.toggle("alarm", counts.requests > 0 && counts.errors / counts.requests > 0.01);
+        // Of tries: also those that another endpoint or version then answered instead.
+        const failed = counts.tries ? counts.failed_tries / counts.tries : 0;
+        say(f.failed, counts.tries ? percent(failed) : "–");
+        f.failed.parentElement.classList.toggle("alarm", failed > 0.01);
         say(f.p50, ms(counts.p50)); say(f.p95, ms(counts.p95)); say(f.p99, ms(counts.p99));
         say(f.open, digits(counts.in_flight, 0));
       }
@@ -477,7 +497,10 @@
       const of = (wanted, role) => sum(second.rows.filter((row) => row.port === port && (!role || row.role === role)), wanted);
       const canary = second.rows.find((row) => row.port === port && row.role === "canary");
       const asked = canary ? canary.asked : 0;
-      let sent = 0, out = 0, span = 0, failed = { stable: 0, canary: 0 }, had = { stable: 0, canary: 0 };
+      // In the second of a change a part of the requests was asked for under the share before it.
+      const wanted = of("wanted");
+      const drawn = canary && wanted > 0 ? canary.wanted / wanted : asked;
+      let sent = 0, out = 0, span = 0, failed = { stable: 0, canary: 0 }, had = { stable: 0, canary: 0 }, answered = { stable: 0, canary: 0 };
       for (let j = i; j >= 0 && span < SMOOTH; j -= 1) {
         const rows = S.seconds[j].rows.filter((row) => row.port === port);
         const there = rows.find((row) => row.role === "canary");
@@ -489,8 +512,9 @@
         span += S.seconds[j].length;
         for (const role of ["stable", "canary"]) {
           const same = rows.filter((row) => row.role === role);
-          failed[role] += sum(same, "errors");
-          had[role] += sum(same, "requests");
+          failed[role] += sum(same, "failedTries");
+          had[role] += sum(same, "tries");
+          answered[role] += sum(same, "requests");
         }
       }
       const rate = (role) => (second.rows.some((row) => row.port === port && row.role === role) ? of("requests", role) / second.length : null);
@@ -498,8 +522,11 @@
         const rows = second.rows.filter((row) => row.port === port && row.role === role && row.p99 !== null);
         return rows.length ? Math.max(...rows.map((row) => row.p99)) : null;
       };
+      // Where users and routes decide everything, the split has sent nothing; then it is who has answered.
+      const byOthers = sent === 0 && answered.stable + answered.canary > 0;
+      const share = byOthers ? answered.canary / (answered.stable + answered.canary) : sent ? out / sent : null;
       all.push({
-        at: second.at, asked, share: sent ? out / sent : null, error: canary ? canary.error : null,
+        at: second.at, asked: drawn, share, byOthers, error: canary ? canary.error : null,
         rate: { stable: rate("stable"), canary: rate("canary") },
         failed: { stable: had.stable ? failed.stable / had.stable : null, canary: had.canary ? failed.canary / had.canary : null },
         p99: { stable: p99("stable"), canary: p99("canary") },
@@ -735,11 +762,11 @@
       element.children[8].append(h("span", {}), " ", h("span", {}));
       return element;
     }, (element, report) => {
-      const met = failedOf(report, report.canary), other = failedOf(report, report.stable);
+      const ours = failedOf(report, report.canary), other = failedOf(report, report.stable);
       const reached = report.steps.map((step) => percent(step.asked)).filter((text, i, all) => text !== all[i - 1]);
       const path = reached.length > 6 ? [...reached.slice(0, 2), "…", ...reached.slice(-3)] : reached;
-      const texts = [clock(time(report.began)), report.canary, report.outcome, took(report.seconds), path.join(" → "), digits(met.requests, 0),
-        met.requests ? `${digits(met.errors, 0)} (${percent(met.error_rate)})` : "–", other.requests ? percent(other.error_rate) : "–"];
+      const texts = [clock(time(report.began)), report.canary, report.outcome, took(report.seconds), path.join(" → "), digits(ours.requests, 0) + (ours.users === null ? "" : ` (about ${many(ours.users, "user")})`),
+        ours.tries ? `${digits(ours.failed_tries, 0)} (${percent(ours.error_rate)})` : "–", other.tries ? percent(other.error_rate) : "–"];
       texts.forEach((text, i) => say(element.children[i], text));
       element.children[2].dataset.tone = TONES[report.outcome] || "calm";
       const [text, place] = element.children[8].querySelectorAll(":scope > span");
