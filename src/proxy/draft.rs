@@ -86,6 +86,14 @@ impl Draft {
         }
     }
 
+    /// A copy is about to be made: in the trace it stands below the request here, and not beside it.
+    #[cold]
+    pub fn copy_begins(&self, headers: &mut HeaderMap) {
+        if let Some(context) = self.context.filter(|context| context.sampled || context.parent.is_none()) {
+            headers.insert(TRACEPARENT, context.to_header(context.span));
+        }
+    }
+
     /// An endpoint is about to be asked. Tells it, in `headers`, who asks. What a client said of a trace that has no spans
     /// here is left as it is.
     #[cold]

@@ -137,7 +137,13 @@ async fn route_and_send(
     }
     let mut tee = None;
     // A copy has nobody who could be at the other end of a tunnel.
-    if let Some(mirror) = decision.mirror.filter(|_| !state.asks_to_switch())
+    let mirror = decision.mirror.filter(|_| !state.asks_to_switch());
+    if mirror.is_some()
+        && let Some(draft) = &account.draft
+    {
+        draft.copy_begins(&mut head.headers);
+    }
+    if let Some(mirror) = mirror
         && let Some(twin) = mirror::begin(worker, &live, mirror, &head, upload.map(|_| incoming.size_hint()))
     {
         tee = upload.is_some().then(|| Tee::new(twin.clone()));

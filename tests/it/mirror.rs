@@ -22,15 +22,15 @@ use tokio::sync::watch;
 use crate::support::{App, Proxy, Wire, dead, eventually, routing, soon};
 
 /// A version that remembers the whole of every request.
-struct Recorder {
-    address: SocketAddr,
+pub struct Recorder {
+    pub address: SocketAddr,
     seen: Arc<Mutex<Vec<(http::request::Parts, Bytes)>>>,
     /// How many have come, whole ones and cut ones.
     count: watch::Receiver<(usize, usize)>,
 }
 
 impl Recorder {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let (address, listener) = listen().await;
         let seen = Arc::<Mutex<Vec<_>>>::default();
         let (sender, count) = watch::channel((0, 0));
@@ -61,7 +61,7 @@ impl Recorder {
         Self { address, seen, count }
     }
 
-    async fn reaches(&self, whole: usize) {
+    pub async fn reaches(&self, whole: usize) {
         soon("copies", self.count.clone().wait_for(|(seen, _)| *seen >= whole)).await.unwrap();
     }
 
@@ -69,7 +69,7 @@ impl Recorder {
         soon("a cut copy", self.count.clone().wait_for(|(_, seen)| *seen >= cut)).await.unwrap();
     }
 
-    fn last(&self) -> (http::request::Parts, Bytes) {
+    pub fn last(&self) -> (http::request::Parts, Bytes) {
         self.seen.lock().unwrap().last().expect("a request").clone()
     }
 }

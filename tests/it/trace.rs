@@ -285,6 +285,27 @@ async fn a_collector_of_grpc_gets_a_request_and_its_tries() {
     across_a_second_try(collector, &mut command).await;
 }
 
+/// A copy is asked because of the request here: it stands below that, and not beside it.
+#[tokio::test]
+async fn a_copy_stands_in_the_trace_below_its_request() {
+    let (mut collector, app, copies) =
+        (Collector::http().await, App::start("stable").await, crate::mirror::Recorder::start().await);
+    let folder = Folder::new();
+    let text = format!(
+        "backends:\n  stable: {{ endpoints: ['{}'] }}\n  dark: {{ role: experiment, endpoints: ['{}'] }}\nsplit: {{ stable: 1 }}\n\
+         routes: [{{ name: copies, match: [{{ path: {{ prefix: / }} }}], mirror: {{ to: dark }} }}]\n",
+        app.address, copies.address
+    );
+    let file = folder.write("splitway.yaml", &text);
+    let serving = Serving::spawn(&mut collector.told("http/protobuf"), &["--config", file.to_str().unwrap()]).await;
+    let echo = serving.client().await.get_with("/echo", &[("traceparent", PARENT)]).await.text();
+    let (server, tries) = collector.request().await;
+    copies.reaches(1).await;
+    let below = |span: &Span| format!("00-{TRACE}-{}-01", hex(&span.span_id));
+    assert_eq!(copies.last().0.headers["traceparent"], below(&server));
+    assert_eq!(told_as(&echo, "traceparent"), [below(&tries[0])]);
+}
+
 /// A collector that only one authority vouches for, and that asks for a certificate itself.
 #[tokio::test]
 async fn a_collector_behind_tls_is_verified_and_shown_a_certificate() {

@@ -235,7 +235,8 @@
   }
   // "3 of 40 requests", and what the version would have failed, had not another endpoint or version answered instead.
   const ofRequests = (met) => `${digits(met.errors, 0)} of ${many(met.requests, "request")}`;
-  const saved = (met) => (met.failed_tries > met.errors
+  const isSaved = (met) => met.tries > 0 && met.error_rate > (met.requests ? met.errors / met.requests : 0) + 0.01;
+  const saved = (met) => (isSaved(met)
     ? `${digits(met.failed_tries, 0)} of ${digits(met.tries, 0)} tries failed there (${percent(met.error_rate)}), ${digits(met.failed_tries - met.errors, 0)} of which others answered instead` : "");
   const met = (version) => `${many(version.requests, "request")}${version.users === null ? "" : ` of about ${many(version.users, "user")}`} met it`;
 
@@ -264,7 +265,7 @@
       return {
         tone: fails || state === "hold" ? "warn" : "calm",
         headline: fails
-          ? `${upper(who("canary", report.canary))} fails ${percent(ours.error_rate)} of its ${saved(ours) ? "tries" : "requests"}`
+          ? `${upper(who("canary", report.canary))} fails ${percent(ours.error_rate)} of its ${isSaved(ours) ? "tries" : "requests"}`
           : `${upper(who("canary", report.canary))} ${does}: ${percent(share)} of the requests`,
         facts: [{ text: upper(so) + than + ".", field: "" }, ...why.slice(0, 1).map((fact) => ({ ...fact, text: upper(fact.text) + "." }))],
       };
@@ -273,18 +274,20 @@
       const ours = failedOf(report, report.canary);
       const all = stable && stable.asked === 1;
       const since = clock(time(report.ended));
-      const failed = ours.failed_tries > ours.errors ? `failed ${digits(ours.failed_tries, 0)} of ${digits(ours.tries, 0)} tries (${percent(ours.error_rate)})`
+      const failed = isSaved(ours) ? `failed ${digits(ours.failed_tries, 0)} of ${digits(ours.tries, 0)} tries (${percent(ours.error_rate)})`
         : ours.requests ? `failed ${ofRequests(ours)} (${percent(ours.errors / ours.requests)})` : "had met no request";
-      const users = ours.users === null ? "" : `About ${many(ours.users, "user")} met it. `;
+      const users = ours.users === null ? "" : ` About ${many(ours.users, "user")} met the canary.`;
+      const rest = stable && stable.version !== "stable" ? `stable ${stable.version}` : "stable";
       const by = report.objection;
       return {
         tone: "bad",
         headline: `Rolled back: ${who("canary", report.canary)} ${failed}`,
         facts: [
           {
-            text: `${by ? "The controller aborted the rollout" : "The rollout was aborted"}${placeOf(report)}. ${users}`
-              + (all ? `The canary's weight went from ${percent(lastWeight(report))} back to 0 at ${since}. All requests go to ${[...new Set(["stable", stable.version])].join(" ")}.`
-                : `Since ${since} the canary gets ${canary ? percent(canary.asked) : "nothing"}.`),
+            text: `${by ? "The controller aborted the rollout" : "The rollout was aborted"}${placeOf(report)}. `
+              + (all ? `The canary's weight went from ${percent(lastWeight(report))} back to 0 at ${since}. All requests go to ${rest}.`
+                : `Since ${since} the canary gets ${canary ? percent(canary.asked) : "nothing"}.`)
+              + users,
             field: "",
           },
           by ? { text: `Because AnalysisRun ${by.name} objected: ${objected(by)}.`, field: by.field, analysis: by.name } : null,
