@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 const LONG_VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
@@ -332,16 +332,16 @@ fn share(text: &str) -> Result<f64, String> {
     share.filter(|share| (0.0..=0.5).contains(share)).ok_or_else(|| "expected 0% to 50%, such as 0.1%".to_owned())
 }
 
-/// Which proxies are asked.
+/// Which proxies are asked: one of [`BY`] has to be said.
 #[derive(Args)]
 pub struct Proxies {
     /// The admin listener of a proxy that runs
-    #[arg(long, value_parser = loopback, value_name = "ADDRESS", required_unless_present = "rollout", conflicts_with = "rollout")]
+    #[arg(long, value_parser = loopback, value_name = "ADDRESS")]
     pub admin: Option<SocketAddr>,
     /// With the token that it asks for
     #[arg(long, env = "SPLITWAY_ADMIN_TOKEN_FILE", hide_env = true, value_name = "F")]
     pub admin_token_file: Option<PathBuf>,
-    /// Or find the proxies of this Rollout through the API server
+    /// Or the proxies of this Rollout, by the API server
     #[arg(short, long, env = "SPLITWAY_ROLLOUT", hide_env = true, value_name = "NS/NAME")]
     pub rollout: Option<String>,
     #[command(flatten)]
@@ -349,6 +349,13 @@ pub struct Proxies {
     /// Where the pods listen for admin
     #[arg(long, default_value_t = 9090, value_name = "PORT")]
     pub admin_port: u16,
+}
+
+/// The two ways to the proxies that run.
+const BY: [&str; 2] = ["admin", "rollout"];
+
+fn one_of(flags: &[&'static str]) -> ArgGroup {
+    ArgGroup::new("whom").args(flags.to_vec()).required(true)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -362,7 +369,8 @@ pub enum Form {
 #[command(
     before_help = "Examples:\n  splitway status --admin :9090\n  splitway status --rollout services/shop --watch",
     after_help = "Next: splitway report, splitway explain",
-    help_template = TERSE
+    help_template = TERSE,
+    group = one_of(&BY)
 )]
 pub struct Status {
     #[command(flatten)]
@@ -379,7 +387,8 @@ pub struct Status {
 #[command(
     before_help = "Examples:\n  splitway report --admin :9090\n  splitway report --rollout services/shop --number 3 -o yaml",
     after_help = "Next: docs/analysis.md says what the words mean",
-    help_template = TERSE
+    help_template = TERSE,
+    group = one_of(&BY)
 )]
 pub struct Report {
     #[command(flatten)]
@@ -394,22 +403,27 @@ pub struct Report {
 
 #[derive(Args)]
 #[command(
-    before_help = "Examples:\n  splitway explain --config splitway.yaml --header 'x-user: 42'\n  splitway explain --admin 127.0.0.1:9090 /shop/cart --cookie team=qa-1",
-    after_help = "Next: splitway run --config FILE"
+    before_help = "Examples:\n  splitway explain --rollout services/shop --key alice\n  splitway explain --config splitway.yaml /cart --header 'x-team: qa'",
+    after_help = "Next: splitway status",
+    override_usage = "splitway explain [OPTIONS] [PATH]",
+    help_template = TERSE,
+    group = one_of(&["admin", "rollout", "config"])
 )]
 pub struct Explain {
+    #[command(flatten)]
+    pub proxies: Proxies,
+    /// Or ask this file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The user, sent as whatever users are known by
+    #[arg(short, long, value_name = "USER")]
+    pub key: Option<String>,
     /// The path, with its query
     #[arg(default_value = "/", value_name = "PATH")]
     pub target: String,
-    /// Ask this file
-    #[arg(short, long, value_name = "FILE", required_unless_present = "admin")]
-    pub config: Option<PathBuf>,
-    /// Ask the proxy that runs, by its admin listener
-    #[arg(long, value_parser = loopback, value_name = "ADDRESS", conflicts_with = "config")]
-    pub admin: Option<SocketAddr>,
-    /// With the token that it asks for
-    #[arg(long, env = "SPLITWAY_ADMIN_TOKEN_FILE", hide_env = true, value_name = "F")]
-    pub admin_token_file: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "PATH", conflicts_with = "target", hide = true)]
+    pub path: Option<String>,
     /// The method
     #[arg(short, long, default_value = "GET")]
     pub method: String,
@@ -419,15 +433,15 @@ pub struct Explain {
     /// A cookie, as in uid=7; may be repeated
     #[arg(short = 'b', long = "cookie", value_name = "NAME=VALUE")]
     pub cookies: Vec<String>,
-    /// The client's address
-    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
-    pub client: IpAddr,
+    /// The client's address [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    pub client: Option<IpAddr>,
     /// Which of several ports, by name
-    #[arg(long, value_name = "NAME", requires = "admin")]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub port: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// table, json or yaml
+    #[arg(short, long, default_value = "table", value_name = "FORM", hide_possible_values = true)]
+    pub output: Form,
 }
 
 #[derive(Args)]

@@ -21,7 +21,7 @@ use splitway::admin::explain::{Asked, question, to_target};
 use splitway::config::{self, Beside, Config, Flags, LogFormat, Problems, What};
 use splitway::record::export::Tracing;
 use splitway::route::picker::Turn;
-use splitway::route::{Generation, Identity, Snapshot};
+use splitway::route::{Explanation, Generation, Identity, Snapshot};
 use splitway::source::{self, file};
 use splitway::tls::Contents;
 use splitway::{admin, control, demo, lint, record};
@@ -440,16 +440,16 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
     if !asked.cookies.is_empty() {
         headers.push(("cookie".to_owned(), asked.cookies.join("; ")));
     }
-    let question = question(&asked.method, &asked.target, headers, asked.client).map_err(Stop::Other)?;
-    let (explanation, next) = match (asked.admin, asked.config) {
-        (Some(admin), _) => {
-            let accept = if asked.json { "application/json" } else { "text/plain" };
-            let token = token(asked.admin_token_file.as_deref())?;
-            let target = to_target(&Asked { port: asked.port, question });
-            let answer = run_cold(admin::ask::ask(admin, token.as_ref(), &target, accept))?;
-            (answer.map_err(Stop::Other)?, format!("Next: curl -s http://{admin}/config"))
-        }
-        (None, Some(path)) => {
+    let target = asked.path.as_deref().unwrap_or(&asked.target);
+    let question = question(&asked.method, target, headers, asked.client).map_err(Stop::Other)?;
+    let question = Asked { port: asked.port, key: asked.key, says_client: asked.client.is_some(), question };
+    let (explanation, next) = match asked.config {
+        None => run_cold(async {
+            let proxies = proxies::Asked::of(asked.proxies, "explain").await?;
+            let answer = proxies.first(&to_target(&question)).await.map_err(Stop::Other)?;
+            Ok::<_, Stop>((answer, format!("Next: splitway status {}", proxies.flag())))
+        })??,
+        Some(path) => {
             // Where it would listen is of no importance here, so a file without listeners will do.
             let flags = Flags { listen: vec!["127.0.0.1:0".to_owned()], ..Flags::default() };
             let again = |problems| {
@@ -458,24 +458,20 @@ fn explain_one(asked: cli::Explain) -> Result<ExitCode, Stop> {
             let declared = match config::load(&path, &flags).map_err(again)?.what {
                 What::Declared(declared) => declared,
                 What::Rollout(name, _) => {
-                    let why = "whose versions and weights only a proxy knows that runs: ask it, with --admin ADDRESS";
+                    let why =
+                        "whose versions and weights only a proxy knows that runs: ask it, with --rollout or --admin";
                     return Err(Stop::Other(format!("{} follows the Rollout {name}, {why}", path.display())));
                 }
             };
             let routing = source::without_names(&declared);
             let snapshot =
                 Snapshot::build(routing, &Identity::random(), None).map_err(|error| Stop::Other(error.to_string()))?;
-            let explanation = snapshot.explain(&question);
-            let text = if asked.json {
-                serde_json::to_string_pretty(&explanation).map_err(|error| Stop::Other(error.to_string()))?
-            } else {
-                explanation.to_string()
-            };
-            (text, format!("Next: splitway run --config {}", path.display()))
+            let explanation = question.explain(&snapshot).map_err(|refusal| Stop::Other(refusal.to_string()))?;
+            (explanation, format!("Next: splitway run --config {}", path.display()))
         }
-        (None, None) => return Err(Stop::Other("expected --config FILE or --admin ADDRESS".to_owned())),
     };
-    say(format!("{}\n", explanation.trim_end())).inspect(|_| hint(&next))
+    let text = proxies::write(&explanation, asked.output, |explanation: &Explanation| format!("{explanation}\n"))?;
+    say(text).inspect(|_| hint(&next))
 }
 
 /// What an admin listener asks for, if it does.

@@ -1,23 +1,29 @@
-//! The commands that ask proxies that run: `status` and `report`.
+//! The commands that ask proxies that run, and how they are asked: `status`, `report`, and for others.
 
+use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use splitway::admin::report::{self, Report};
 use splitway::admin::status::{Status, Style};
-use splitway::admin::{Token, ask};
+use splitway::admin::{Token, ask, said};
 use splitway::source::kube::{self, proxies};
 
 use crate::{Stop, cli, cluster, hint, rollout_name, run_cold, say, token, wants_colour};
 
 /// How long `--watch` shows what it has seen.
-const AGAIN: Duration = Duration::from_secs(1);
+pub const AGAIN: Duration = Duration::from_secs(1);
+
+/// For one answer through the API server.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who is asked.
-enum Asked {
+pub enum Asked {
     Admin(std::net::SocketAddr, Option<Token>),
     /// Pods, through the API server.
     Pods {
@@ -28,8 +34,16 @@ enum Asked {
     },
 }
 
+/// What proxies have said, each for itself.
+pub struct Heard<T> {
+    /// At least one.
+    pub answers: Vec<T>,
+    /// Why others said nothing.
+    pub away: Vec<String>,
+}
+
 impl Asked {
-    async fn of(flags: cli::Proxies, command: &str) -> Result<Self, Stop> {
+    pub async fn of(flags: cli::Proxies, command: &str) -> Result<Self, Stop> {
         match (flags.admin, flags.rollout) {
             (Some(admin), _) => Ok(Asked::Admin(admin, token(flags.admin_token_file.as_deref())?)),
             (None, Some(rollout)) => {
@@ -42,34 +56,95 @@ impl Asked {
         }
     }
 
-    /// What each of them answers. Those that follow another Rollout are none of ours.
-    async fn all<T: DeserializeOwned>(&self, target: &str) -> Result<Vec<T>, String> {
+    /// The flag that asks the same once more.
+    pub fn flag(&self) -> String {
         match self {
-            Asked::Admin(admin, token) => {
-                let text = ask::ask(*admin, token.as_ref(), target, "application/json").await?;
-                Ok(vec![read(&text, &admin.to_string())?])
-            }
-            Asked::Pods { client, namespace, rollout, port } => {
-                let (mut answers, mut others) = (Vec::new(), Vec::new());
-                for pod in proxies::find(client, namespace).await? {
-                    let status: Status = read(&proxies::ask(client, namespace, &pod, *port, "/status").await?, &pod)?;
-                    match status.rollout {
-                        Some(followed) if followed.name == *rollout => {
-                            answers.push(read(&proxies::ask(client, namespace, &pod, *port, target).await?, &pod)?);
-                        }
-                        followed => others.push(format!(
-                            "{pod} follows {}",
-                            followed.map_or("no Rollout".to_owned(), |followed| followed.name)
-                        )),
-                    }
-                }
-                match answers.is_empty() {
-                    true => Err(format!("no proxy in {namespace} follows {rollout}: {}", others.join(", "))),
-                    false => Ok(answers),
-                }
+            Asked::Admin(admin, _) => format!("--admin {admin}"),
+            Asked::Pods { rollout, .. } => format!("--rollout {rollout}"),
+        }
+    }
+
+    /// What each of them answers. The error: none does.
+    pub async fn all<T: DeserializeOwned>(&self, target: &str) -> Result<Heard<T>, String> {
+        let Heard { answers: names, away } = self.names().await?;
+        gathered(names.iter().map(|name| self.ask(name, target)), away).await
+    }
+
+    /// What one of them answers, where all would say the same.
+    pub async fn first<T: DeserializeOwned>(&self, target: &str) -> Result<T, String> {
+        self.ask(&self.names().await?.answers[0], target).await
+    }
+
+    /// How each of them stands, by name, as `/status` with these parameters says. Those that follow another Rollout are none
+    /// of ours.
+    pub async fn standing(&self, target: &str) -> Result<Heard<(String, Status)>, String> {
+        let ask = async |name: String| {
+            let status = self.ask::<Status>(&name, target).await?;
+            Ok((name, status))
+        };
+        let (client, namespace, rollout) = match self {
+            Asked::Admin(admin, _) => return gathered([admin.to_string()].into_iter().map(ask), Vec::new()).await,
+            Asked::Pods { client, namespace, rollout, .. } => (client, namespace, rollout),
+        };
+        let pods = proxies::find(client, namespace).await?;
+        let Heard { answers, away } = gathered(pods.into_iter().map(ask), Vec::new()).await?;
+        let followed = |status: &Status| status.rollout.as_ref().map(|followed| followed.name.clone());
+        let (ours, others): (Vec<_>, Vec<_>) =
+            answers.into_iter().partition(|(_, status)| followed(status).as_ref() == Some(rollout));
+        if ours.is_empty() {
+            let others = others.into_iter().map(|(pod, status)| {
+                format!("{pod} follows {}", followed(&status).unwrap_or_else(|| "no Rollout".to_owned()))
+            });
+            let why = others.chain(away).collect::<Vec<_>>().join(", ");
+            return Err(format!("no proxy in {namespace} follows {rollout}: {why}"));
+        }
+        Ok(Heard { answers: ours, away })
+    }
+
+    /// Those that are ours, at least one.
+    async fn names(&self) -> Result<Heard<String>, String> {
+        match self {
+            Asked::Admin(admin, _) => Ok(Heard { answers: vec![admin.to_string()], away: Vec::new() }),
+            Asked::Pods { .. } => {
+                let Heard { answers, away } = self.standing("/status").await?;
+                Ok(Heard { answers: answers.into_iter().map(|(pod, _)| pod).collect(), away })
             }
         }
     }
+
+    /// What one of them answers.
+    pub async fn ask<T: DeserializeOwned>(&self, name: &str, target: &str) -> Result<T, String> {
+        let (client, namespace, port) = match self {
+            Asked::Admin(admin, token) => {
+                return read(&ask::ask(*admin, token.as_ref(), target, "application/json").await?, name);
+            }
+            Asked::Pods { client, namespace, port, .. } => (client, namespace, *port),
+        };
+        let answer = tokio::time::timeout(PATIENCE, proxies::ask(client, namespace, name, port, target)).await;
+        match answer.unwrap_or_else(|_| Err(format!("pod {name}: no answer within {PATIENCE:?}")))? {
+            (StatusCode::OK, text) => read(&text, name),
+            (StatusCode::UNAUTHORIZED, _) => Err(format!(
+                "pod {name} asks for a token, which the API server would not pass on: say --admin ADDRESS and \
+                 --admin-token-file FILE, with kubectl port-forward"
+            )),
+            (status, text) => Err(format!("pod {name} answers {status}: {}", said(&text))),
+        }
+    }
+}
+
+/// All at once.
+async fn gathered<T>(
+    asked: impl Iterator<Item = impl Future<Output = Result<T, String>>>,
+    mut away: Vec<String>,
+) -> Result<Heard<T>, String> {
+    let mut answers = Vec::new();
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(answer) => answers.push(answer),
+            Err(error) => away.push(error),
+        }
+    }
+    if answers.is_empty() { Err(away.join("; ")) } else { Ok(Heard { answers, away }) }
 }
 
 fn read<T: DeserializeOwned>(text: &str, who: &str) -> Result<T, String> {
@@ -78,17 +153,24 @@ fn read<T: DeserializeOwned>(text: &str, who: &str) -> Result<T, String> {
     })
 }
 
+/// As one, and who was not heard.
+pub fn together(heard: Heard<(String, Status)>) -> Status {
+    let all = heard.answers.into_iter().map(|(_, status)| status).collect();
+    let mut status = Status::together(all).unwrap_or_default();
+    status.notes.extend(heard.away.into_iter().map(|error| format!("not heard: {error}")));
+    status
+}
+
 pub fn status(flags: cli::Status) -> Result<ExitCode, Stop> {
     let cli::Status { proxies, watch, output } = flags;
     run_cold(async {
         let asked = Asked::of(proxies, "status").await?;
         loop {
-            let all = asked.all::<Status>("/status").await;
+            let heard = asked.standing("/status").await;
             let clears = watch && output == cli::Form::Table && io::stdout().is_terminal();
-            match all {
-                Ok(all) => {
-                    let status = Status::together(all).unwrap_or_default();
-                    let text = write(&status, output, |status| status.tree(style()))?;
+            match heard {
+                Ok(heard) => {
+                    let text = write(&together(heard), output, |status| status.tree(style()))?;
                     // To the start of the screen, and erase what is below (ECMA-48 CUP, ED).
                     say(if clears { format!("\x1b[H\x1b[J{text}") } else { text })?;
                 }
@@ -106,20 +188,21 @@ pub fn status(flags: cli::Status) -> Result<ExitCode, Stop> {
 
 pub fn report(flags: cli::Report) -> Result<ExitCode, Stop> {
     let target = flags.number.map_or("/report".to_owned(), |number| format!("/report?number={number}"));
-    let all = run_cold(async {
+    let Heard { answers, away } = run_cold(async {
         let asked = Asked::of(flags.proxies, "report").await?;
         asked.all::<Vec<Report>>(&target).await.map_err(Stop::Other)
     })??;
-    if all.len() > 1 {
-        hint(&format!("{} replicas have seen different requests: each tells its own", all.len()));
+    away.iter().for_each(|error| hint(&format!("splitway: not heard: {error}")));
+    if answers.len() > 1 {
+        hint(&format!("{} replicas have seen different requests: each tells its own", answers.len()));
     }
-    for reports in &all {
+    for reports in &answers {
         say(write(reports, flags.output, |reports| report::text(reports))?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn write<T: Serialize>(value: &T, form: cli::Form, table: impl Fn(&T) -> String) -> Result<String, Stop> {
+pub fn write<T: Serialize>(value: &T, form: cli::Form, table: impl Fn(&T) -> String) -> Result<String, Stop> {
     let failed = |error: &dyn std::fmt::Display| Stop::Other(error.to_string());
     match form {
         cli::Form::Table => Ok(table(value)),
@@ -129,7 +212,7 @@ fn write<T: Serialize>(value: &T, form: cli::Form, table: impl Fn(&T) -> String)
 }
 
 /// Unicode where the locale says that the terminal has it.
-fn style() -> Style {
+pub fn style() -> Style {
     let locale =
         ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
     let unicode = locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"));
@@ -143,4 +226,18 @@ pub fn man(out: &std::path::Path) -> Result<ExitCode, Stop> {
     let mut said = io::stderr().lock();
     let _ = writeln!(said, "written to {}\nNext: man -l {}", out.display(), out.join("splitway.1").display());
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_away_is_told_unless_all_are() {
+        let ask = async |name: &str| if name == "b" { Err("b: refused".to_owned()) } else { Ok(name.to_owned()) };
+        let heard = gathered(["a", "b", "c"].into_iter().map(ask), Vec::new()).await.ok().unwrap();
+        assert_eq!((heard.answers, heard.away), (vec!["a".to_owned(), "c".to_owned()], vec!["b: refused".to_owned()]));
+        let nobody = gathered(["b"].into_iter().map(ask), vec!["d: late".to_owned()]).await;
+        assert_eq!(nobody.err().as_deref(), Some("d: late; b: refused"));
+    }
 }

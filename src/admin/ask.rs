@@ -31,7 +31,7 @@ pub async fn ask(admin: SocketAddr, token: Option<&Token>, target: &str, accept:
             None => format!("http://{admin} asks for a token: say --admin-token-file FILE"),
             Some(_) => format!("http://{admin} asks for another token than the one in that file"),
         }),
-        _ => Err(format!("http://{admin} answers {status}: {}", body.trim_end())),
+        _ => Err(format!("http://{admin} answers {status}: {}", super::said(&body))),
     }
 }
 

@@ -1,15 +1,18 @@
-//! "Which version would this request get, and why?": a request that nobody sent, to be decided by the live snapshot.
+//! "Which version would this request, or this user, get, and why?": a request that nobody sent, to be decided by the live
+//! snapshot.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{COOKIE, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
-use crate::route::MadeUp;
+use crate::route::bucket::{KeySource, Users};
+use crate::route::{Considered, Explanation, Head, MadeUp, Snapshot, matches};
 
 /// What may be asked, in the query string of `/explain`.
-const PARAMETERS: [&str; 6] = ["method", "path", "header", "cookie", "client", "port"];
+const PARAMETERS: [&str; 7] = ["method", "path", "key", "header", "cookie", "client", "port"];
 
 /// Shown with every error.
 pub const EXAMPLE: &str = "/explain?method=GET&path=/shop&header=x-user:42&cookie=uid=7&client=10.0.0.1";
@@ -19,12 +22,97 @@ pub const EXAMPLE: &str = "/explain?method=GET&path=/shop&header=x-user:42&cooki
 pub struct Asked {
     /// `None`: the one without a name, or the only one.
     pub port: Option<String>,
+    /// The user, in the place where the split looks for one first.
+    pub key: Option<String>,
+    /// Whether the client's address was said, or is only made up.
+    pub says_client: bool,
     pub question: MadeUp,
 }
 
+/// Why a question has no answer, and what to ask instead.
+#[derive(Debug, PartialEq)]
+pub struct Refusal {
+    pub error: String,
+    pub remedy: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.error, self.remedy)
+    }
+}
+
+impl Asked {
+    /// What this snapshot says to it.
+    pub fn explain(&self, snapshot: &Snapshot) -> Result<Explanation, Refusal> {
+        let Some(key) = &self.key else { return Ok(snapshot.explain(&self.question)) };
+        let (question, source) = self.with_key(key, snapshot.users())?;
+        let mut explanation = snapshot.explain(&question);
+        let why = format!("sent as {source}, where this split looks for users first");
+        explanation.considered.insert(0, Considered { what: "key".into(), decided: false, why });
+        Ok(explanation)
+    }
+
+    fn with_key<'a>(&self, key: &str, users: Option<&'a Users>) -> Result<(MadeUp, &'a KeySource), Refusal> {
+        let refuse = |error: String, remedy: String| Refusal { error, remedy };
+        let Some(users) = users else {
+            let error = "no user keeps a version here: the split is not sticky, so a key changes nothing".to_owned();
+            return Err(refuse(error, "ask without a key, or make the split sticky (docs/sticky.md)".to_owned()));
+        };
+        let Some(source) = users.sticky().keys.first() else {
+            let name = users.cookie_name().unwrap_or_default();
+            let error =
+                format!("users have no key here: they are known by the cookie {name}, which the proxy alone signs");
+            return Err(refuse(error, format!("ask with the cookie that a browser has: {name}=VALUE")));
+        };
+        let mut head = self.question.clone();
+        let is_said = match source {
+            KeySource::Header(name) => head.values(name).next().is_some(),
+            KeySource::Cookie(name) => matches::cookie(&head, name).is_some(),
+            KeySource::Query(name) => matches::query(&head, name).is_some(),
+            KeySource::ClientAddress => self.says_client,
+        };
+        if is_said {
+            let error = format!("the key is sent as {source}, and {source} is said as well");
+            return Err(refuse(error, "leave out one of the two".to_owned()));
+        }
+        let header = |text: String| HeaderValue::from_bytes(text.as_bytes()).ok();
+        let put = match source {
+            KeySource::Header(name) => header(key.to_owned()).map(|value| head.headers.push((name.clone(), value))),
+            KeySource::Cookie(name) => header(format!("{name}={key}")).map(|value| head.headers.push((COOKIE, value))),
+            KeySource::Query(name) => {
+                let before = head.query.take().map(|query| query + "&").unwrap_or_default();
+                let query = format!("{before}{name}={key}");
+                format!("/?{query}").parse::<PathAndQuery>().is_ok().then(|| head.query = Some(query))
+            }
+            KeySource::ClientAddress => key.parse().ok().map(|address: IpAddr| head.client = address.to_canonical()),
+        };
+        // What the split would read differently, or no request can carry, is not this user.
+        let is_whole = match source {
+            KeySource::ClientAddress => true,
+            _ => key.trim_ascii() == key && users.has_key(&head, key.as_bytes()),
+        };
+        if put.is_none() || key.is_empty() || !is_whole {
+            let expected = match source {
+                KeySource::Header(_) => "expected text without control characters, and without spaces around it",
+                KeySource::Cookie(_) => "expected text without ; or quotes or spaces around it",
+                KeySource::Query(_) => "expected it as the client sends it, with %26 for & and %20 for a space",
+                KeySource::ClientAddress => "expected an IP address such as 10.0.0.1 or 2001:db8::1",
+            };
+            return Err(refuse(format!("the key {key:?} cannot be sent as {source}"), expected.to_owned()));
+        }
+        Ok((head, source))
+    }
+}
+
 /// `target` is a path with or without a query, as in a request line; `headers` are names and values in order, cookies
-/// among them. Says what is wrong in words for the person who asks.
-pub fn question(method: &str, target: &str, headers: Vec<(String, String)>, client: IpAddr) -> Result<MadeUp, String> {
+/// among them. Who says no `client` is at 127.0.0.1. Says what is wrong in words for the person who asks.
+pub fn question(
+    method: &str,
+    target: &str,
+    headers: Vec<(String, String)>,
+    client: Option<IpAddr>,
+) -> Result<MadeUp, String> {
     if http::Method::from_bytes(method.as_bytes()).is_err() {
         return Err(format!("{method:?} is not a method; expected a word such as GET or POST"));
     }
@@ -44,13 +132,13 @@ pub fn question(method: &str, target: &str, headers: Vec<(String, String)>, clie
             .map_err(|_| format!("header {name} has the value {value:?}; expected text without control characters"))?;
         lines.push((parsed, value));
     }
-    Ok(MadeUp::new(method, target, lines, client))
+    Ok(MadeUp::new(method, target, lines, client.unwrap_or(Ipv4Addr::LOCALHOST.into())))
 }
 
 /// Reads the query string of `/explain`. Names and values are percent-decoded once; `+` means `+`. What is not said is
 /// `GET /` from 127.0.0.1 without headers.
 pub fn from_query(query: &str) -> Result<Asked, String> {
-    let (mut method, mut target, mut client, mut port) = (None, None, None, None);
+    let (mut method, mut target, mut key, mut client, mut port) = (None, None, None, None, None);
     let mut headers = Vec::new();
     let mut cookies: Vec<String> = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -63,6 +151,7 @@ pub fn from_query(query: &str) -> Result<Asked, String> {
         match &*name {
             "method" => once(&mut method)?,
             "path" => once(&mut target)?,
+            "key" => once(&mut key)?,
             "client" => once(&mut client)?,
             "port" => once(&mut port)?,
             "header" => {
@@ -82,18 +171,17 @@ pub fn from_query(query: &str) -> Result<Asked, String> {
     if !cookies.is_empty() {
         headers.push(("cookie".to_owned(), cookies.join("; ")));
     }
-    let client = match client {
-        None => Ipv4Addr::LOCALHOST.into(),
-        Some(text) => text
-            .parse()
-            .map_err(|_| format!("client is {text:?}; expected an IP address such as 10.0.0.1 or 2001:db8::1"))?,
+    let address = |text: String| {
+        let expected = || format!("client is {text:?}; expected an IP address such as 10.0.0.1 or 2001:db8::1");
+        text.parse().map_err(|_| expected())
     };
+    let client = client.map(address).transpose()?;
     let question = question(method.as_deref().unwrap_or("GET"), target.as_deref().unwrap_or("/"), headers, client)?;
-    Ok(Asked { port, question })
+    Ok(Asked { port, key, says_client: client.is_some(), question })
 }
 
 /// The other direction: the target that asks for this, with everything escaped that could be misread.
-pub fn to_target(Asked { port, question }: &Asked) -> String {
+pub fn to_target(Asked { port, key, says_client, question }: &Asked) -> String {
     let path = match &question.query {
         Some(query) => format!("{}?{query}", question.path),
         None => question.path.clone(),
@@ -102,9 +190,13 @@ pub fn to_target(Asked { port, question }: &Asked) -> String {
     for (name, value) in &question.headers {
         target += &format!("&header={}", encode(&[name.as_str().as_bytes(), b":", value.as_bytes()].concat()));
     }
-    target += &format!("&client={}", encode(question.client.to_string().as_bytes()));
-    if let Some(port) = port {
-        target += &format!("&port={}", encode(port.as_bytes()));
+    if *says_client {
+        target += &format!("&client={}", encode(question.client.to_string().as_bytes()));
+    }
+    for (name, value) in [("key", key), ("port", port)] {
+        if let Some(value) = value {
+            target += &format!("&{name}={}", encode(value.as_bytes()));
+        }
     }
     target
 }
@@ -157,7 +249,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::route::Head;
+    use crate::metrics::made_up;
+    use crate::route::bucket::{BucketCookie, SameSite, Sticky};
+    use crate::route::{Identity, Role};
 
     fn values(question: &MadeUp, name: &'static str) -> Vec<String> {
         let name = HeaderName::from_static(name);
@@ -180,8 +274,8 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_a_plain_get() {
-        let Asked { port, question } = from_query("").unwrap();
-        assert_eq!(port, None);
+        let Asked { port, key, says_client, question } = from_query("").unwrap();
+        assert_eq!((port, key, says_client), (None, None, false));
         assert_eq!((question.method(), question.path(), question.query()), ("GET", "/", None));
         assert_eq!(question.client(), IpAddr::from([127, 0, 0, 1]));
         assert_eq!(values(&question, "cookie"), [""; 0]);
@@ -197,6 +291,7 @@ mod tests {
             ("path=/a%20b", "%20 for a space"),
             ("path=/&path=/", "twice"),
             ("port=http&port=grpc", "twice"),
+            ("key=a&key=b", "twice"),
             ("method=G%20T", "is not a method"),
             ("method=", "is not a method"),
             ("header=x-user", "such as x-user:42"),
@@ -230,11 +325,78 @@ mod tests {
     fn what_is_asked_arrives_as_it_was_meant() {
         let headers =
             vec![("x-user".to_owned(), "a&b=c %2f+\u{fc}".to_owned()), ("cookie".to_owned(), "a=1; b=2".to_owned())];
-        let question = question("GET", "/shop?x=1&y=%20", headers, IpAddr::from([10, 0, 0, 1])).unwrap();
-        for port in [None, Some("gr&pc".to_owned())] {
-            let asked = Asked { port, question: question.clone() };
+        let client = Some(IpAddr::from([10, 0, 0, 1]));
+        for (port, key, client) in [(None, None, client), (Some("gr&pc".to_owned()), Some("a=b&c d".to_owned()), None)]
+        {
+            let question = question("GET", "/shop?x=1&y=%20", headers.clone(), client).unwrap();
+            let asked = Asked { port, key, says_client: client.is_some(), question };
             let target = to_target(&asked);
             assert_eq!(from_query(target.strip_prefix("/explain?").unwrap()).unwrap(), asked);
+        }
+    }
+
+    /// A split of two, sticky by these sources.
+    fn snapshot(keys: &[KeySource], cookie: bool) -> Snapshot {
+        let mut routing = made_up::routing(&[("stable", Role::Stable, 1), ("canary", Role::Canary, 1)]);
+        let cookie = cookie.then(|| BucketCookie {
+            name: "bucket".to_owned(),
+            max_age: None,
+            path: "/".to_owned(),
+            same_site: SameSite::Lax,
+            secure: false,
+            http_only: true,
+            secret: None,
+        });
+        let sticky = Sticky { keys: keys.to_vec(), salt: "s".to_owned(), cookie };
+        routing.sticky = (!keys.is_empty() || sticky.cookie.is_some()).then_some(sticky);
+        Snapshot::build(routing, &Identity::random(), None).unwrap()
+    }
+
+    #[test]
+    fn a_user_is_asked_about_where_the_split_looks_first() {
+        let header = KeySource::Header(HeaderName::from_static("x-user"));
+        let (cookie, query) = (KeySource::Cookie("uid".to_owned()), KeySource::Query("user".to_owned()));
+        for (keys, by_key, by_hand) in [
+            (vec![header.clone(), cookie.clone()], "key=alice&cookie=uid=bob", "header=x-user:alice&cookie=uid=bob"),
+            (vec![header], "path=/a&key=%C3%BC%20x", "path=/a&header=x-user:%C3%BC%20x"),
+            (vec![cookie], "key=alice&cookie=a=1", "cookie=a=1&cookie=uid=alice"),
+            (vec![query.clone()], "key=alice", "path=/?user=alice"),
+            (vec![query], "key=a%2526b&path=/x?y=1", "path=/x?y=1%26user=a%2526b"),
+            (vec![KeySource::ClientAddress], "key=2001:db8::7", "client=2001:db8::7"),
+        ] {
+            let snapshot = snapshot(&keys, true);
+            let mut answer = from_query(by_key).unwrap().explain(&snapshot).unwrap();
+            let said = answer.considered.remove(0);
+            assert_eq!(said.what, "key");
+            assert_eq!(said.why, format!("sent as {}, where this split looks for users first", keys[0]));
+            assert_eq!(answer.to_string(), from_query(by_hand).unwrap().explain(&snapshot).unwrap().to_string());
+            assert_eq!(answer.reason, "sticky");
+        }
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_sent_is_answered_with_what_can() {
+        let header = KeySource::Header(HeaderName::from_static("x-user"));
+        let (cookie, query) = (KeySource::Cookie("uid".to_owned()), KeySource::Query("user".to_owned()));
+        for (keys, minted, query, expected) in [
+            (vec![], false, "key=alice", "not sticky, so a key changes nothing; ask without a key"),
+            (vec![], true, "key=alice", "which the proxy alone signs; ask with the cookie that a browser has: bucket="),
+            (vec![header.clone()], true, "key=a&header=X-User:a", "header x-user is said as well; leave out one"),
+            (vec![cookie.clone()], true, "key=a&cookie=uid=b", "cookie uid is said as well"),
+            (vec![query.clone()], true, "key=a&path=/?user", "query parameter user is said as well"),
+            (vec![KeySource::ClientAddress], true, "key=10.0.0.1&client=10.0.0.1", "client address is said as well"),
+            (vec![header.clone()], true, "key=a%0D%0Ab:c", "cannot be sent as header x-user; expected text"),
+            (vec![header.clone()], true, "key=%20a", "without spaces around it"),
+            (vec![header], true, "key=", "cannot be sent as header x-user"),
+            (vec![cookie.clone()], true, "key=a;b", "expected text without ;"),
+            (vec![cookie], true, "key=%22a%22", "or quotes"),
+            (vec![query.clone()], true, "key=a%26b", "with %26 for &"),
+            (vec![query], true, "key=a%20b", "%20 for a space"),
+            (vec![KeySource::ClientAddress], true, "key=alice", "expected an IP address"),
+        ] {
+            let asked = from_query(query).unwrap();
+            let refusal = asked.explain(&snapshot(&keys, minted)).expect_err(query).to_string();
+            assert!(refusal.contains(expected), "{query}: {refusal}");
         }
     }
 }

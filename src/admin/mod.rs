@@ -9,10 +9,10 @@
 //! | `/readyz`, `/ready` | 200 while traffic is welcome: a snapshot is live and the proxy is not draining; else 503. `?verbose` lists the conditions |
 //! | `/config` | what is live as JSON: generation and, for each port, weights asked, shares really sent, endpoints, routes |
 //! | `/verify` | 200 when this proxy, or with `all=true` every ready replica, serves the weight that is asked for, or has nothing open on a version; else 503 and why |
-//! | `/status` | how everything stands: the Rollout's steps and why it waits, versions, endpoints, rates; as JSON, or as a tree for those who prefer `text/plain` |
+//! | `/status` | how everything stands: the Rollout's steps and why it waits, versions, endpoints, rates; as JSON (with `trend=true` also the last minutes), or as a tree for those who prefer `text/plain` |
 //! | `/analysis` | what every version has counted in a window of time, canary against stable, as JSON; with `all=true` of every ready replica |
 //! | `/report` | what became of each of the last rollouts: as JSON, or as text for those who prefer `text/plain` |
-//! | `/explain` | which version a made-up request would get, and why; `?port=NAME` where there are several ports |
+//! | `/explain` | which version a made-up request, or a user (`?key=alice`), would get, and why; `?port=NAME` where there are several ports |
 //! | `/requests` | the last requests with what became of them and why, newest first; `?version=`, `role=`, `reason=` choose |
 //!
 //! Files: `listen` is the listener with its limits, `token` what it may ask for, `page` the dashboard's files and `events` what
@@ -53,7 +53,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::control::StatusView;
 use crate::control::cluster::{Contact, Following, FollowingView};
@@ -157,7 +157,10 @@ const ENDPOINTS: [(&str, &str); 14] = [
     ("/status", "how everything stands: steps, versions, endpoints, asked and sent, errors, as JSON or as text/plain"),
     ("/analysis", "requests, errors and latency of each version in a window, canary against stable; for example"),
     ("/report", "what became of each of the last rollouts, as JSON or as text/plain; for example"),
-    ("/explain", "which version a request would get, and why, as JSON or as text/plain; for example"),
+    (
+        "/explain",
+        "which version a request, or a user (key=alice), would get, and why, as JSON or as text/plain; for example",
+    ),
     ("/requests", "the last requests, as JSON: what became of each, and why; for example"),
     ("/events", "what the dashboard shows, as it happens: Server-Sent Events"),
     ("/", "the dashboard for a browser, this list for others"),
@@ -204,8 +207,15 @@ fn show<B>(context: &Context, request: &Request<B>) -> Answer {
         "/readyz" | "/ready" => readyz(context, query.split('&').any(|flag| flag.split('=').next() == Some("verbose"))),
         "/config" => json(StatusCode::OK, &Picture::take(context)),
         "/explain" => explain(context, query, wants_text(request)),
-        "/status" if wants_text(request) => text(StatusCode::OK, status::look(context).tree(status::Style::PLAIN)),
-        "/status" => json(StatusCode::OK, &status::look(context)),
+        "/status" => match status::from_query(query) {
+            Ok(_) if wants_text(request) => {
+                text(StatusCode::OK, status::look(context, false).tree(status::Style::PLAIN))
+            }
+            Ok(trend) => json(StatusCode::OK, &status::look(context, trend)),
+            Err(error) => {
+                problem(StatusCode::BAD_REQUEST, error, "ask for /status, or for /status?trend=true".to_owned())
+            }
+        },
         "/report" => report(context, query, wants_text(request)),
         "/requests" => match requests::from_query(query) {
             Ok(asked) => json(StatusCode::OK, &asked.of(&context.recent)),
@@ -335,17 +345,18 @@ fn api_line(following: &Following) -> String {
 
 fn explain(context: &Context, query: &str, wants_text: bool) -> Answer {
     let bad = |error| problem(StatusCode::BAD_REQUEST, error, format!("ask like this: {}", explain::EXAMPLE));
-    let (port, question) = match explain::from_query(query) {
-        Ok(explain::Asked { port, question }) => (port, question),
+    let asked = match explain::from_query(query) {
+        Ok(asked) => asked,
         Err(error) => return bad(error),
     };
-    let port = match port_number(context.metrics.ports(), port.as_deref()) {
+    let port = match port_number(context.metrics.ports(), asked.port.as_deref()) {
         Ok(number) => number,
         Err(error) => return bad(error),
     };
-    match context.live.current(port) {
-        Some(snapshot) if wants_text => text(StatusCode::OK, format!("{}\n", snapshot.explain(&question))),
-        Some(snapshot) => json(StatusCode::OK, &snapshot.explain(&question)),
+    match context.live.current(port).map(|snapshot| asked.explain(&snapshot)) {
+        Some(Ok(explanation)) if wants_text => text(StatusCode::OK, format!("{explanation}\n")),
+        Some(Ok(explanation)) => json(StatusCode::OK, &explanation),
+        Some(Err(explain::Refusal { error, remedy })) => problem(StatusCode::BAD_REQUEST, error, remedy),
         None => problem(
             StatusCode::SERVICE_UNAVAILABLE,
             "no snapshot is live yet, so nothing can be decided".to_owned(),
@@ -435,12 +446,20 @@ fn port_number(ports: &[PortName], asked: Option<&str>) -> Result<usize, String>
 }
 
 /// An error for people and programs.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Problem {
     error: String,
     remedy: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    endpoints: Vec<&'static str>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    endpoints: Vec<String>,
+}
+
+/// What an admin listener said that did not answer, as a person reads it.
+pub fn said(body: &str) -> String {
+    match serde_json::from_str(body) {
+        Ok(Problem { error, remedy, .. }) => format!("{error}; {remedy}"),
+        Err(_) => body.trim_end().to_owned(),
+    }
 }
 
 fn nothing_there(path: &str) -> Answer {
@@ -448,7 +467,7 @@ fn nothing_there(path: &str) -> Answer {
         Some(close) => format!("did you mean {close}?"),
         None => "ask for one of the endpoints listed here; / explains them".to_owned(),
     };
-    let endpoints = ENDPOINTS.map(|(path, _)| path).into();
+    let endpoints = ENDPOINTS.map(|(path, _)| path.to_owned()).into();
     json(StatusCode::NOT_FOUND, &Problem { error: format!("there is no {path} here"), remedy, endpoints })
 }
 

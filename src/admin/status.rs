@@ -9,14 +9,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::endpoints::{self, Endpoint};
+use super::query::{flag, parameters};
 use super::{Context, report, view};
 use crate::control::cluster::Contact;
 use crate::control::rollout::{Progress, State};
-use crate::history::{ByVersion, Counts, Window};
+use crate::history::{ByVersion, Counts, Second, Window};
 use crate::route::{Role, VersionHash};
 
 /// What rates, errors and latencies are those of.
 const NOW: Duration = Duration::from_secs(10);
+
+/// A trend is so many parts of about so many seconds.
+pub const PARTS: usize = 60;
+pub const PART: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -67,6 +72,7 @@ pub struct Version {
     pub error_rate: Option<f64>,
     /// Seconds.
     pub p50: Option<f64>,
+    pub p95: Option<f64>,
     pub p99: Option<f64>,
     pub in_flight: i64,
     /// Addresses of the live snapshot, all of them.
@@ -77,6 +83,19 @@ pub struct Version {
     pub endpoint_states: Vec<Endpoint>,
     /// How many of them workers leave out for a while, each worker's added up.
     pub ejected: u64,
+    /// The last five minutes, the newest part last. Only if asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trend: Vec<Part>,
+}
+
+/// A few seconds of one version.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// At its end.
+    pub asked: f64,
+    /// Requests that the split gave to it, of all that the split gave.
+    pub sent: u64,
+    pub of: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,7 +110,14 @@ pub struct Last {
     pub errors: u64,
 }
 
-pub fn look(context: &Context) -> Status {
+/// Whether trends are asked for, in the query string of `/status`. Says what is wrong in words for the person who asks.
+pub fn from_query(query: &str) -> Result<bool, String> {
+    let [trend] = parameters(query, ["trend"])?;
+    flag("trend", trend.as_deref())
+}
+
+pub fn look(context: &Context, trend: bool) -> Status {
+    let seconds_of_trend = if trend { last_seconds(context) } else { Vec::new() };
     let status = context.status.borrow().clone();
     let windowed = context.history.window(Window::Now(NOW)).ok();
     let seconds = windowed.as_ref().and_then(|one| one.to.duration_since(one.from).ok()).unwrap_or_default();
@@ -107,6 +133,7 @@ pub fn look(context: &Context) -> Status {
             let mut version = Version::of(number, &backend.version, backend.role, &counts, seconds.as_secs_f64());
             version.asked = split.map_or(0.0, |one| one.asked_ratio);
             version.error_in_requests = split.map_or(0.0, |one| one.sent as f64 - one.asked_requests);
+            version.trend = trend_of(&seconds_of_trend, number, &backend.version);
             version.endpoints = backend.endpoints.iter().map(ToString::to_string).collect();
             version.endpoint_states = endpoints::list(&context.metrics, number, backend);
             for one in same {
@@ -160,6 +187,28 @@ impl Port {
     }
 }
 
+/// Those of [`PARTS`] whole parts, less what is still to come of the last.
+fn last_seconds(context: &Context) -> Vec<Second> {
+    let parts = context.history.ticks().borrow().div_ceil(PART.as_secs());
+    context.history.seconds(parts.saturating_sub(PARTS as u64) * PART.as_secs())
+}
+
+/// Parts begin where their numbers say, not a while ago: each stays what it was while others come.
+fn trend_of(seconds: &[Second], port: usize, version: &VersionHash) -> Vec<Part> {
+    let parts = seconds.chunk_by(|a, b| (a.number - 1) / PART.as_secs() == (b.number - 1) / PART.as_secs());
+    let part = |seconds: &[Second]| {
+        let mut part = Part::default();
+        for one in seconds.iter().flat_map(|second| &second.versions).filter(|one| one.port == port) {
+            part.of += one.sent;
+            if one.version == *version {
+                (part.asked, part.sent) = (one.asked, part.sent + one.sent);
+            }
+        }
+        part
+    };
+    parts.map(part).collect()
+}
+
 impl Status {
     /// What replicas of one proxy say, as one: rates and open requests add up, shares and error rates are weighed by rates, of
     /// latencies the largest counts. What is the same for all is the first one's.
@@ -203,6 +252,7 @@ impl Version {
         self.sent = weighed(self.sent, other.sent);
         self.error_rate = weighed(self.error_rate, other.error_rate);
         self.p50 = self.p50.into_iter().chain(other.p50).reduce(f64::max);
+        self.p95 = self.p95.into_iter().chain(other.p95).reduce(f64::max);
         self.p99 = self.p99.into_iter().chain(other.p99).reduce(f64::max);
         self.requests_per_second += more;
         self.error_in_requests += other.error_in_requests;
@@ -215,6 +265,10 @@ impl Version {
             }
         }
         endpoints::first(&mut self.endpoint_states);
+        // The newest parts are about the same time.
+        for (own, more) in self.trend.iter_mut().rev().zip(other.trend.iter().rev()) {
+            (own.sent, own.of) = (own.sent + more.sent, own.of + more.of);
+        }
     }
 
     fn of(port: usize, version: &VersionHash, role: Role, counts: &ByVersion, seconds: f64) -> Self {
@@ -230,11 +284,13 @@ impl Version {
             requests_per_second: if seconds > 0.0 { own.requests as f64 / seconds } else { 0.0 },
             error_rate: own.error_rate(),
             p50: own.durations.quantile(0.5),
+            p95: own.durations.quantile(0.95),
             p99: own.durations.quantile(0.99),
             in_flight: 0,
             endpoints: Vec::new(),
             endpoint_states: Vec::new(),
             ejected: 0,
+            trend: Vec::new(),
         }
     }
 }
@@ -249,6 +305,38 @@ impl Last {
             canary: report.canary,
             outcome: report.outcome,
             why: report.why.text,
+        }
+    }
+
+    pub fn tone(&self) -> Tone {
+        match self.outcome.as_str() {
+            "promoted" => Tone::Good,
+            "aborted" => Tone::Bad,
+            _ => Tone::Waits,
+        }
+    }
+
+    /// In words: who met it, and why it ended as it did.
+    pub fn met(&self) -> String {
+        let why = if self.outcome == "running" { String::new() } else { format!("; {}", self.why) };
+        format!("{} requests met {}, {} failed{why}", self.requests, self.canary, self.errors)
+    }
+}
+
+/// What a word says about how things go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    Good,
+    Waits,
+    Bad,
+}
+
+impl Tone {
+    fn code(self) -> &'static str {
+        match self {
+            Tone::Good => GREEN,
+            Tone::Waits => YELLOW,
+            Tone::Bad => RED,
         }
     }
 }
@@ -326,8 +414,8 @@ impl Status {
         }
         line("Proxy", &format!("{}, generation {}", self.state, self.generation));
         if let Some(progress) = progress {
-            let (word, code) = state(progress);
-            line("Status", &paint(code, word));
+            let (word, tone) = state(progress);
+            line("Status", &paint(tone.code(), word));
             for (i, fact) in progress.why.iter().enumerate() {
                 let field =
                     if fact.field.is_empty() { String::new() } else { paint(DIM, &format!("  ({})", fact.field)) };
@@ -343,14 +431,8 @@ impl Status {
         }
         self.notes.iter().for_each(|note| line("Note", note));
         if let Some(last) = &self.last {
-            let code = match last.outcome.as_str() {
-                "promoted" => GREEN,
-                "aborted" => RED,
-                _ => YELLOW,
-            };
-            let met = format!("{} requests met {}, {} failed", last.requests, last.canary, last.errors);
-            let why = if last.outcome == "running" { String::new() } else { format!("; {}", last.why) };
-            line("Report", &format!("{} {}: {met}{why}", last.number, paint(code, &last.outcome)));
+            let outcome = paint(last.tone().code(), &last.outcome);
+            line("Report", &format!("{} {outcome}: {}", last.number, last.met()));
         }
         let steps = progress.map(|progress| &progress.steps[..]).unwrap_or_default();
         for (i, fact) in steps.iter().enumerate() {
@@ -392,16 +474,27 @@ impl Status {
     }
 }
 
-fn state(progress: &Progress) -> (&'static str, &'static str) {
+/// Where a rollout stands, in one word.
+pub fn state(progress: &Progress) -> (&'static str, Tone) {
     match progress.state {
-        State::Unknown => ("unknown", YELLOW),
-        State::Idle => ("idle", GREEN),
-        State::Step => ("progressing", YELLOW),
-        State::Paused => ("paused", YELLOW),
-        State::Hold => ("hold", YELLOW),
-        State::Ramp => ("ramp", YELLOW),
-        State::Aborted => ("aborted", RED),
+        State::Unknown => ("unknown", Tone::Waits),
+        State::Idle => ("idle", Tone::Good),
+        State::Step => ("progressing", Tone::Waits),
+        State::Paused => ("paused", Tone::Waits),
+        State::Hold => ("hold", Tone::Waits),
+        State::Ramp => ("ramp", Tone::Waits),
+        State::Aborted => ("aborted", Tone::Bad),
     }
+}
+
+/// Of parts from 0 to 1.
+pub fn percent(ratio: f64) -> String {
+    format!("{:.2} %", ratio * 100.0)
+}
+
+/// Of seconds.
+pub fn milliseconds(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
 }
 
 impl Version {
@@ -413,12 +506,11 @@ impl Version {
         down: &str,
         paint: &impl Fn(&str, &str) -> String,
     ) {
-        let percent = |ratio: f64| format!("{:.2} %", ratio * 100.0);
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let failed = or_dash(self.error_rate.map(percent));
         let failed = format!("{failed:>8}");
         let failed = if self.error_rate.is_some_and(|rate| rate > 0.0) { paint(RED, &failed) } else { failed };
-        let p99 = or_dash(self.p99.map(|seconds| format!("{:.1} ms", seconds * 1e3)));
+        let p99 = or_dash(self.p99.map(milliseconds));
         let name = format!("{branch}{}{} {}", glyphs.version, self.role, self.version);
         writeln!(
             text,
@@ -477,6 +569,7 @@ mod tests {
             requests_per_second: asked * 100.0,
             error_rate: Some(failed),
             p50: Some(0.001),
+            p95: Some(0.01),
             p99: Some(0.0125),
             in_flight: 1,
             endpoints: vec!["10.0.0.1:5000".to_owned(), "10.0.0.2:5000".to_owned()],
@@ -485,6 +578,7 @@ mod tests {
                 endpoint("10.0.0.1:5000", endpoints::State::Active, ""),
             ],
             ejected: 1,
+            trend: Vec::new(),
         };
         let fact = |text: &str, field: &str| Fact::new(text, field);
         Status {
@@ -583,5 +677,23 @@ NAME                                  ASKED     SENT    ERROR    REQ/S   FAILED 
         less["ports"][0]["versions"][0].as_object_mut().unwrap().remove("endpoint_states");
         let read: Status = serde_json::from_value(less).unwrap();
         assert!(read.tree(Style::PLAIN).contains("│  └──2 more\n"));
+    }
+
+    #[test]
+    fn trends_of_replicas_add_up_from_their_newest_parts() {
+        let part = |sent: u64| Part { asked: 0.25, sent, of: 10 };
+        let (mut young, mut old) = (status(), status());
+        young.ports[0].versions[0].trend = vec![part(1), part(2)];
+        old.ports[0].versions[0].trend = vec![part(7), part(3), part(4)];
+        let summed = |parts: &[(u64, u64)]| -> Vec<Part> {
+            parts.iter().map(|(sent, of)| Part { asked: 0.25, sent: *sent, of: *of }).collect()
+        };
+        let all = Status::together(vec![young.clone(), old.clone()]).unwrap();
+        assert_eq!(all.ports[0].versions[0].trend, summed(&[(4, 20), (6, 20)]));
+        let all = Status::together(vec![old, young]).unwrap();
+        assert_eq!(all.ports[0].versions[0].trend, summed(&[(7, 10), (4, 20), (6, 20)]));
+        assert_eq!(from_query("trend=true"), Ok(true));
+        assert_eq!(from_query(""), Ok(false));
+        assert!(from_query("trend=perhaps").is_err());
     }
 }

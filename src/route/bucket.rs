@@ -122,6 +122,11 @@ impl Users {
         self.key(head).map(|(_, key)| Place(self.hasher.hash(key.bytes())))
     }
 
+    /// For people who ask about a user: whether it is this key that the request has.
+    pub fn has_key(&self, head: &impl Head, key: &[u8]) -> bool {
+        self.key(head).is_some_and(|(_, found)| found.bytes() == key)
+    }
+
     /// The bucket in the request's cookie, if the signature is ours.
     pub fn bucket(&self, head: &impl Head) -> Option<u32> {
         self.cookie.as_ref()?.read(head)

@@ -915,7 +915,7 @@ mod tests {
             let snapshot = build(Routing { split: shares(weights), ..plain() });
             let explanation = snapshot.explain(&head("/", &[]));
             let name = |role: &str| if role == "stable" { "stable" } else { "canary 6d4f9" };
-            let expected = pattern.replace("NAME", name(explanation.role));
+            let expected = pattern.replace("NAME", name(&explanation.role));
             assert_eq!(explanation.considered.last().unwrap().why, expected);
         };
         check(

@@ -47,6 +47,14 @@ impl World {
     }
 }
 
+/// `splitway-1`, a pod of the proxy's own, which the double of the API server finds at 127.0.0.1.
+pub fn proxy_pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "status": {"phase": "Running"},
+        "metadata": {"name": "splitway-1", "namespace": "services", "labels": {"app.kubernetes.io/name": "splitway"}},
+    })
+}
+
 pub fn rollout(index: usize) -> Value {
     let steps = json!([{"setWeight": 20}, {"pause": {}}, {"setWeight": 60}, {"pause": {}}, {"setWeight": 100}]);
     json!({

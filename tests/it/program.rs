@@ -370,18 +370,42 @@ async fn explain_says_the_same_from_a_file_and_from_a_proxy_that_runs() {
         has(&from_proxy.err, &["Next: "]);
 
         let json = |args: &[&str]| -> Value { serde_json::from_str(&run(args).out).expect("JSON") };
-        let from_file = json(&[&question[..], &["--json", "--config", file]].concat());
-        let from_proxy = json(&[&question[..], &["--json", "--admin", &admin]].concat());
+        let from_file = json(&[&question[..], &["-o", "json", "--config", file]].concat());
+        let from_proxy = json(&[&question[..], &["-o", "json", "--admin", &admin]].concat());
         assert_eq!(from_file, from_proxy);
         // And so it happens.
         let answer = client.get_with("/shop?a=1", &[(name, value)]).await;
         assert_eq!(from_file["version"], answer.app(), "{from_file:#}");
     }
+    for user in ["7", "42"] {
+        let question = ["explain", "--path", "/shop?a=1", "--key", user];
+        let from_file = run(&[&question[..], &["--config", file]].concat());
+        let from_proxy = run(&[&question[..], &["--admin", &admin]].concat());
+        assert_eq!((from_file.code, &from_file.out), (0, &from_proxy.out), "{from_file:?} {from_proxy:?}");
+        has(
+            &from_file.out,
+            &["reason sticky", "  - key: sent as header x-user, where this split looks for users first\n"],
+        );
+        let answer = client.get_with("/shop", &[("x-user", user)]).await;
+        assert!(from_file.out.starts_with(answer.app()), "{}", from_file.out);
+        let yaml = run(&[&question[..], &["-o", "yaml", "--admin", &admin]].concat()).out;
+        has(&yaml, &[&format!("version: {}\n", answer.app()), "what: key\n"]);
+    }
+    for (more, parts) in [
+        (&["--header", "x-user: 42"][..], &["the key is sent as header x-user", "leave out one of the two"][..]),
+        (&["--path", "/a", "/b"], &["cannot be used with"]),
+    ] {
+        for way in [["--config", file], ["--admin", &admin]] {
+            let said = run(&[&["explain", "--key", "7"][..], &way, more].concat());
+            refuses(&said, if more.len() == 2 { 1 } else { 2 }, parts);
+        }
+    }
 }
 
 #[test]
 fn explain_needs_to_know_whom_to_ask_and_says_when_nobody_answers() {
-    refuses(&run(&["explain"]), 2, &["--config <FILE>"]);
+    refuses(&run(&["explain"]), 2, &["--admin <ADDRESS>|--rollout <NS/NAME>|--config <FILE>"]);
+    refuses(&run(&["explain", "--config", "a.yaml", "--rollout", "a/b"]), 2, &["cannot be used with"]);
     refuses(&run(&["explain", "--config", "a.yaml", "--admin", ":1"]), 2, &["cannot be used with"]);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     refuses(&run(&["explain", "--admin", &free]), 1, &[&free, "is it the admin listener of a proxy that runs?"]);

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::follow::{ROLLOUT, World};
+use crate::follow::{ROLLOUT, World, proxy_pod};
 use crate::process::{Folder, Said, Serving, run, splitway, yaml};
-use crate::support::{App, eventually};
+use crate::support::{App, Client, eventually};
 
 /// Without blocking the thread that the applications are on.
 async fn said(args: &[&str]) -> Said {
@@ -32,6 +32,17 @@ async fn a_proxy_is_asked_by_its_admin_address() {
         status["ports"][0]["versions"][0]["requests_per_second"].as_f64().unwrap() > 0.0
     };
     eventually("the requests show", counted).await;
+    // Of whichever seconds they were counted in.
+    let trend = async || {
+        let answer = Client::connect(proxy.admin).await.get("/status?trend=true").await;
+        let status: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        let parts = status["ports"][0]["versions"][0]["trend"].as_array().cloned().unwrap_or_default();
+        let sum = |count: &str| parts.iter().map(|part| part[count].as_u64().unwrap()).sum::<u64>();
+        (sum("sent"), sum("of")) == (10, 40) && parts.last().is_some_and(|part| part["asked"] == 0.25)
+    };
+    eventually("the trend has them all", trend).await;
+    let wrong = Client::connect(proxy.admin).await.get("/status?trnd=true").await;
+    assert!(wrong.status == 400 && wrong.text().contains("did you mean trend?"), "{}", wrong.text());
     let table = said(&["status", "--admin", &admin]).await;
     assert_eq!((table.code, table.err.as_str()), (0, ""), "{}", table.out);
     for part in
@@ -77,15 +88,10 @@ async fn a_wrong_address_is_told_with_the_remedy() {
 #[tokio::test]
 async fn the_proxies_of_a_rollout_are_found_through_the_api_server() {
     let world = World::new().await;
-    let proxy = world.proxy(&[]).await;
+    let file = world.folder.write("splitway.yaml", "sticky: { key: [{ cookie: uid }], salt: spring }\n");
+    let proxy = world.proxy(&["--config", file.to_str().unwrap()]).await;
     proxy.until("the Rollout", |config| config["generation"].as_u64() > Some(0)).await;
-    world.api.put(
-        "pods",
-        json!({
-            "apiVersion": "v1", "kind": "Pod", "status": {"phase": "Running"},
-            "metadata": {"name": "splitway-1", "namespace": "services", "labels": {"app.kubernetes.io/name": "splitway"}},
-        }),
-    );
+    world.api.put("pods", proxy_pod());
     let kubeconfig = world.folder.path("kubeconfig");
     let port = proxy.admin.port().to_string();
     let common = ["--kubeconfig", kubeconfig.to_str().unwrap(), "--admin-port", &port];
@@ -96,6 +102,15 @@ async fn the_proxies_of_a_rollout_are_found_through_the_api_server() {
     }
     let report = said(&[&["report", "--rollout", ROLLOUT][..], &common].concat()).await;
     assert!(report.out.starts_with("rollout 1 of services/shop: canary v2 running"), "{}", report.out);
+    let user = said(&[&["explain", "--key", "alice", "--rollout", ROLLOUT][..], &common].concat()).await;
+    assert!(user.code == 0 && user.out.contains("- key: sent as cookie uid"), "{user:?}");
+    let version = proxy.client().await.get_with("/", &[("cookie", "uid=alice")]).await.app().to_owned();
+    assert!(user.out.contains(&format!("({version}), reason sticky")), "{version}: {}", user.out);
+    assert!(user.err.contains("Next: splitway status --rollout services/shop"), "{}", user.err);
+    let both = [&["explain", "--key", "alice", "--cookie", "uid=bob", "--rollout", ROLLOUT][..], &common].concat();
+    let both = said(&both).await;
+    assert!(both.code == 1 && both.err.contains("splitway-1 answers 400"), "{}", both.err);
+    assert!(both.err.contains("cookie uid is said as well; leave out one of the two"), "{}", both.err);
     let other = said(&[&["status", "--rollout", "services/other"][..], &common].concat()).await;
     assert!(other.code == 1 && other.err.contains("splitway-1 follows services/shop"), "{}", other.err);
     world.api.refuse_verb("list", "pods", 403);

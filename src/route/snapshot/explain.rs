@@ -3,9 +3,10 @@
 //! The words are made by an observer of the very walk that decides, so they cannot tell another story. Nothing here runs
 //! on the request path. Values that the asker sent are repeated, but for credentials; secrets and signatures never are.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::super::bucket::{Cuts, Mint, Place, Users};
 use super::super::picker::Split;
@@ -13,25 +14,25 @@ use super::super::{Backend, Head, Share, Shares, matches};
 use super::{CompiledOverride, CompiledRoute, Observer, Snapshot, Target, Word};
 
 /// The answer to "which version would this request get, and why?".
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Explanation {
     pub generation: u64,
     pub version: String,
-    pub role: &'static str,
-    pub reason: &'static str,
+    pub role: Cow<'static, str>,
+    pub reason: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     pub counted: bool,
     /// The version that would get a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
-    /// Every rule that was asked, in order; the last one decided.
+    /// Every rule that was asked, in order; the last one decided. Who asked about a user hears first where the key is sent.
     pub considered: Vec<Considered>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Considered {
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     pub decided: bool,
     pub why: String,
 }
@@ -67,8 +68,8 @@ impl Snapshot {
         Explanation {
             generation: self.generation.0,
             version: self.backends[decision.backend].version.to_string(),
-            role: self.backends[decision.backend].role.as_str(),
-            reason: decision.reason.as_str(),
+            role: self.backends[decision.backend].role.as_str().into(),
+            reason: decision.reason.as_str().into(),
             route: decision.route.map(|route| self.routes[route].name.as_str().to_owned()),
             counted: decision.counted,
             mirror: decision.mirror.map(|mirror| self.backends[mirror.to].version.to_string()),
@@ -208,6 +209,6 @@ impl Observer for Explain {
     }
     fn considered(&mut self, what: &'static str, outcome: impl FnOnce() -> (bool, String)) {
         let (decided, why) = outcome();
-        self.considered.push(Considered { what, decided, why });
+        self.considered.push(Considered { what: what.into(), decided, why });
     }
 }

@@ -1,8 +1,11 @@
 //! The proxies that follow a Rollout, found and asked through the API server: whoever can read pods can see them, from
 //! anywhere. Needs `get` on `pods/proxy` beside `list` on `pods`.
 
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
+use kube::client::Body;
 
 use super::client::Trouble;
 
@@ -11,6 +14,8 @@ pub const LABEL: &str = "app.kubernetes.io/name=splitway";
 
 /// Pods that are asked; of more only the first.
 const MOST: usize = 16;
+
+const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// The names of the running pods. The error is a whole explanation.
 pub async fn find(client: &kube::Client, namespace: &str) -> Result<Vec<String>, String> {
@@ -33,12 +38,28 @@ pub async fn find(client: &kube::Client, namespace: &str) -> Result<Vec<String>,
     Ok(names)
 }
 
-/// What one of them answers at its admin port.
-pub async fn ask(client: &kube::Client, namespace: &str, pod: &str, port: u16, target: &str) -> Result<String, String> {
+/// What one of them answers at its admin port, whatever that is. The error: nobody answers there, or the API server does not
+/// let us ask.
+pub async fn ask(
+    client: &kube::Client,
+    namespace: &str,
+    pod: &str,
+    port: u16,
+    target: &str,
+) -> Result<(StatusCode, String), String> {
     let uri = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{target}");
-    let request = http::Request::get(uri).body(Vec::new()).map_err(|error| error.to_string())?;
-    client.request_text(request).await.map_err(|error| {
-        let why = Trouble::from_client("pods/proxy", "get", &error).message;
+    let request = http::Request::get(uri).body(Body::empty()).map_err(|error| error.to_string())?;
+    let why = |error: &kube::Error| {
+        let why = Trouble::from_client("pods/proxy", "get", error).message;
         format!("pod {pod}: {why}; its admin listener must be on the pod's address, port {port} (--admin-port)")
-    })
+    };
+    let answer = client.send(request).await.map_err(|error| why(&error))?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+    let body = body.map_err(|error| format!("pod {pod}: {error}"))?.to_bytes();
+    // The API server's own words have their number in them. The proxy's have not.
+    match serde_json::from_slice::<kube::core::Status>(&body) {
+        Ok(refusal) if !status.is_success() && refusal.code != 0 => Err(why(&kube::Error::Api(refusal.boxed()))),
+        _ => Ok((status, String::from_utf8_lossy(&body).into_owned())),
+    }
 }
