@@ -66,6 +66,8 @@ pub enum Command {
     Validate(Validate),
     /// Show how a rollout stands, and why it waits
     Status(Status),
+    /// Show it live on a whole screen, with latencies and failures
+    Top(Top),
     /// Tell what became of the last rollouts
     Report(Report),
     /// Tell which version a request would get, and why
@@ -368,7 +370,7 @@ pub enum Form {
 #[derive(Args)]
 #[command(
     before_help = "Examples:\n  splitway status --admin :9090\n  splitway status --rollout services/shop --watch",
-    after_help = "Next: splitway report, splitway explain",
+    after_help = "Next: splitway top, splitway report, splitway explain",
     help_template = TERSE,
     group = one_of(&BY)
 )]
@@ -381,6 +383,18 @@ pub struct Status {
     /// table, json or yaml
     #[arg(short, long, default_value = "table", value_name = "FORM", hide_possible_values = true)]
     pub output: Form,
+}
+
+#[derive(Args)]
+#[command(
+    before_help = "Examples:\n  splitway top --admin :9090\n  splitway top --rollout services/shop",
+    after_help = "Needs 60 columns and 12 lines; ? has help. NO_COLOR takes the colours out.\nNext: splitway status, splitway explain",
+    help_template = TERSE,
+    group = one_of(&BY)
+)]
+pub struct Top {
+    #[command(flatten)]
+    pub proxies: Proxies,
 }
 
 #[derive(Args)]

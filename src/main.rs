@@ -3,6 +3,7 @@
 mod cli;
 mod cluster;
 mod proxies;
+mod top;
 
 use std::io::{self, IsTerminal, Write};
 use std::iter;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Some(Command::Run(run)) => serve(*run),
         Some(Command::Validate(validate)) => check(&validate.file),
         Some(Command::Status(asked)) => proxies::status(asked),
+        Some(Command::Top(asked)) => top::top(asked),
         Some(Command::Report(asked)) => proxies::report(asked),
         Some(Command::Man { out }) => proxies::man(&out),
         Some(Command::Explain(explain)) => explain_one(explain),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("route", &[]),
     ("text", &[]),
     ("metrics", &["route", "proxy::Failure", "tls::HandshakeFailure"]),
@@ -32,6 +32,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("admin", &["control", "history", "metrics", "record", "route", "proxy::Failure"]),
     ("check", &["source", "control", "route", "admin::ask", "admin::token"]),
     ("demo", &["control", "history", "metrics", "route", "proxy", "tls", "bind", "Bound", "Running", "Settings"]),
+    // Of the program, as what asks proxies for it.
+    ("top", &["cli", "proxies", "End", "Stop", "run_cold"]),
 ];
 
 #[test]

@@ -47,6 +47,7 @@ mod stream;
 mod streams;
 mod tell;
 mod tls;
+mod top;
 mod tour;
 mod trace;
 mod verify;

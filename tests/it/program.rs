@@ -8,8 +8,21 @@ use crate::process::{Folder, Process, Said, Serving, canary_is, run, said, split
 use crate::support::{App, Client};
 
 /// The commands below `splitway`.
-const COMMANDS: [&str; 12] =
-    ["demo", "run", "validate", "status", "report", "man", "explain", "lint", "check", "app", "schema", "completions"];
+const COMMANDS: [&str; 13] = [
+    "demo",
+    "run",
+    "validate",
+    "status",
+    "top",
+    "report",
+    "man",
+    "explain",
+    "lint",
+    "check",
+    "app",
+    "schema",
+    "completions",
+];
 
 const SIX_MISTAKES: &str = "tests/data/config/bad/six-mistakes.yaml";
 

@@ -142,7 +142,9 @@ fn a_manual_page_is_written_for_each_command() {
     let out = folder.path("man");
     let said = run(&["man", "--out", out.to_str().unwrap()]);
     assert_eq!(said.code, 0, "{}", said.err);
-    for page in ["splitway.1", "splitway-run.1", "splitway-status.1", "splitway-report.1", "splitway-lint.1"] {
+    for page in
+        ["splitway.1", "splitway-run.1", "splitway-status.1", "splitway-top.1", "splitway-report.1", "splitway-lint.1"]
+    {
         let text = std::fs::read_to_string(out.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         assert!(text.contains(".TH "), "{page}");
     }
