@@ -95,6 +95,18 @@ impl Report {
         }
     }
 
+    /// What a version counts late was sent to it in the last step in which the canary had a weight.
+    fn add_late(&mut self, version: &VersionHash, requests: u64, errors: u64) {
+        let Some(step) = self.steps.iter_mut().rfind(|step| step.asked > 0.0) else { return };
+        match step.counts.iter_mut().find(|(one, _)| one == version) {
+            Some((_, counts)) => {
+                counts.requests += requests;
+                counts.errors += errors;
+            }
+            None => step.counts.push((version.clone(), StepCounts { requests, errors, ..StepCounts::default() })),
+        }
+    }
+
     /// The one by which it was aborted.
     pub fn objection(&self) -> Option<Analysis> {
         self.ended.filter(|(_, outcome)| *outcome == Outcome::Aborted)?;
@@ -244,9 +256,15 @@ impl Rollouts {
             self.settling = None;
             return;
         }
-        let late = between(&settling.at_beginning, counts);
-        for (key, counts) in late.into_iter().filter(|((_, version), _)| Some(version) == settling.leaver.as_ref()) {
-            report.counts.insert(key, counts);
+        if let Some(leaver) = &settling.leaver {
+            let before = of_version(&report.counts, leaver);
+            let late = between(&settling.at_beginning, counts);
+            report.counts.extend(late.into_iter().filter(|((_, version), _)| version == leaver));
+            let now = of_version(&report.counts, leaver);
+            if now.requests > before.requests {
+                let errors = now.errors.saturating_sub(before.errors);
+                report.add_late(leaver, now.requests - before.requests, errors);
+            }
         }
         if let Some((version, users)) = settling.leaver.as_ref().and_then(|leaver| users.get_key_value(leaver)) {
             report.users.insert(version.clone(), *users);
@@ -404,7 +422,7 @@ mod tests {
         assert_eq!(report.ended, Some((at(30), Outcome::Aborted)));
         let steps: Vec<_> =
             report.steps.iter().map(|step| (step.asked, step.seconds, step.counts[1].1.errors)).collect();
-        assert_eq!(steps, [(0.05, 10.0, 1), (0.2, 10.0, 4)]);
+        assert_eq!(steps, [(0.05, 10.0, 1), (0.2, 10.0, 5)], "the late one, too");
     }
 
     #[test]
