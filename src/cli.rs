@@ -1,7 +1,7 @@
 //! The command line as typed. What it means is settled in `config` (settings) and in `main` (commands).
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -155,6 +155,24 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
         Some(port) => port.parse().map(|port: u16| ([127, 0, 0, 1], port).into()).map_err(|_| expected()),
         None => text.parse().map_err(|_| expected()),
     }
+}
+
+/// One that is asked: as [`loopback`], by its name, or as `run` and browsers show it.
+fn listener(text: &str) -> Result<SocketAddr, String> {
+    let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    if text.starts_with("https://") {
+        return Err("an admin listener has no TLS; expected an address such as 127.0.0.1:9090".to_owned());
+    }
+    loopback(address).or_else(|error| {
+        let named =
+            address.rsplit_once(':').is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok());
+        if !named || address.contains('/') {
+            return Err(format!("{error}, or a name and a port"));
+        }
+        let found = address.to_socket_addrs().map_err(|error| format!("the name is not known: {error}"))?;
+        // `localhost` is both, and listeners of this machine's own are 127.0.0.1 as a rule.
+        found.min_by_key(SocketAddr::is_ipv6).ok_or_else(|| "the name has no address".to_owned())
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -338,7 +356,7 @@ fn share(text: &str) -> Result<f64, String> {
 #[derive(Args)]
 pub struct Proxies {
     /// The admin listener of a proxy that runs
-    #[arg(long, value_parser = loopback, value_name = "ADDRESS")]
+    #[arg(long, value_parser = listener, value_name = "ADDRESS")]
     pub admin: Option<SocketAddr>,
     /// With the token that it asks for
     #[arg(long, env = "SPLITWAY_ADMIN_TOKEN_FILE", hide_env = true, value_name = "F")]
@@ -474,7 +492,7 @@ pub struct Check {
     #[arg(long = "port", value_name = "PORT")]
     pub ports: Vec<String>,
     /// Ask a proxy that runs, too, through its admin listener
-    #[arg(long, value_parser = loopback, value_name = "ADDRESS")]
+    #[arg(long, value_parser = listener, value_name = "ADDRESS")]
     pub admin: Option<SocketAddr>,
     /// With the token that it asks for
     #[arg(long, env = "SPLITWAY_ADMIN_TOKEN_FILE", hide_env = true, value_name = "F")]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use splitway::admin::report::{self, Report};
 use splitway::admin::status::{Status, Style};
-use splitway::admin::{Token, ask, said};
+use splitway::admin::{TOKEN_HEADER, Token, ask, said};
 use splitway::source::kube::{self, proxies};
 
 use crate::{Stop, cli, cluster, hint, rollout_name, run_cold, say, token, wants_colour};
@@ -31,6 +31,7 @@ pub enum Asked {
         namespace: String,
         rollout: String,
         port: u16,
+        token: Option<Token>,
     },
 }
 
@@ -44,13 +45,14 @@ pub struct Heard<T> {
 
 impl Asked {
     pub async fn of(flags: cli::Proxies, command: &str) -> Result<Self, Stop> {
+        let token = token(flags.admin_token_file.as_deref())?;
         match (flags.admin, flags.rollout) {
-            (Some(admin), _) => Ok(Asked::Admin(admin, token(flags.admin_token_file.as_deref())?)),
+            (Some(admin), _) => Ok(Asked::Admin(admin, token)),
             (None, Some(rollout)) => {
                 let name = rollout_name(&rollout, command)?;
                 let (client, namespace) = cluster::client_for(&name, flags.place).await.map_err(Stop::Other)?;
                 let rollout = format!("{namespace}/{}", name.name);
-                Ok(Asked::Pods { client, namespace, rollout, port: flags.admin_port })
+                Ok(Asked::Pods { client, namespace, rollout, port: flags.admin_port, token })
             }
             (None, None) => Err(Stop::Other("expected --admin ADDRESS or --rollout NS/NAME".to_owned())),
         }
@@ -114,19 +116,20 @@ impl Asked {
 
     /// What one of them answers.
     pub async fn ask<T: DeserializeOwned>(&self, name: &str, target: &str) -> Result<T, String> {
-        let (client, namespace, port) = match self {
+        let (client, namespace, port, token) = match self {
             Asked::Admin(admin, token) => {
                 return read(&ask::ask(*admin, token.as_ref(), target, "application/json").await?, name);
             }
-            Asked::Pods { client, namespace, port, .. } => (client, namespace, *port),
+            Asked::Pods { client, namespace, port, token, .. } => (client, namespace, *port, token),
         };
-        let answer = tokio::time::timeout(PATIENCE, proxies::ask(client, namespace, name, port, target)).await;
+        let header = token.as_ref().map(|token| (TOKEN_HEADER, token.plain()));
+        let answer = tokio::time::timeout(PATIENCE, proxies::ask(client, namespace, name, port, target, header)).await;
         match answer.unwrap_or_else(|_| Err(format!("pod {name}: no answer within {PATIENCE:?}")))? {
             (StatusCode::OK, text) => read(&text, name),
-            (StatusCode::UNAUTHORIZED, _) => Err(format!(
-                "pod {name} asks for a token, which the API server would not pass on: say --admin ADDRESS and \
-                 --admin-token-file FILE, with kubectl port-forward"
-            )),
+            (StatusCode::UNAUTHORIZED, _) => Err(match token {
+                None => format!("pod {name} asks for a token: say --admin-token-file FILE"),
+                Some(_) => format!("pod {name} asks for another token than the one in that file"),
+            }),
             (status, text) => Err(format!("pod {name} answers {status}: {}", said(&text))),
         }
     }

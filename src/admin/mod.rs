@@ -37,7 +37,7 @@ pub mod verify;
 pub mod view;
 
 pub use listen::{Bound, bind};
-pub use token::Token;
+pub use token::{HEADER as TOKEN_HEADER, Token};
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -196,7 +196,7 @@ async fn answer<B: http_body::Body>(place: &Arc<Place>, request: &Request<B>) ->
 }
 
 fn is_admitted<B>(house: &House, request: &Request<B>) -> bool {
-    house.token.as_ref().is_none_or(|token| token.admits(request.headers().get(AUTHORIZATION)))
+    house.token.as_ref().is_none_or(|token| token.admits(request.headers()))
 }
 
 fn show<B>(context: &Context, request: &Request<B>) -> Answer {
@@ -482,7 +482,8 @@ fn only_shows(method: &Method) -> Answer {
 }
 
 fn who_asks<B>(request: &Request<B>) -> Answer {
-    let error = match request.headers().get(AUTHORIZATION) {
+    let headers = request.headers();
+    let error = match headers.get(AUTHORIZATION).or(headers.get(TOKEN_HEADER)) {
         None => "expected the token that this listener asks for, found none",
         Some(_) => "that is not the token that this listener asks for",
     };

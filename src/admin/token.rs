@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
+
+/// Instead of `Authorization`, which the API server's proxy to pods does not pass on.
+pub const HEADER: HeaderName = HeaderName::from_static("splitway-admin-token");
 
 /// Less can be guessed.
 const LEAST_BYTES: usize = 16;
@@ -37,13 +41,21 @@ impl Token {
         Ok(Self { path: path.to_owned(), held: Arc::new(Mutex::new(held)) })
     }
 
-    /// Whether a request's `Authorization` is `Bearer` and the token. How long that takes says nothing about how much of it
-    /// was right.
-    pub fn admits(&self, authorization: Option<&HeaderValue>) -> bool {
-        let Some((scheme, said)) = authorization.and_then(|value| value.to_str().ok()?.split_once(' ')) else {
-            return false;
-        };
-        scheme.eq_ignore_ascii_case("bearer") && Sha256::digest(said.trim()) == Sha256::digest(self.text())
+    /// Whether a request's `Authorization` is `Bearer` and the token, or whether [`HEADER`] is. How long that takes says
+    /// nothing about how much of it was right.
+    pub fn admits(&self, headers: &HeaderMap) -> bool {
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let bearer = text(&AUTHORIZATION).and_then(|text| text.split_once(' '));
+        let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, said)| said);
+        let said = text(&HEADER).or(bearer);
+        said.is_some_and(|said| Sha256::digest(said.trim()) == Sha256::digest(self.text()))
+    }
+
+    /// For those who ask through something that keeps `Authorization` for itself: beside [`Token::bearer`].
+    pub fn plain(&self) -> HeaderValue {
+        let mut value = HeaderValue::from_str(&self.text()).expect("a token is visible ASCII");
+        value.set_sensitive(true);
+        value
     }
 
     /// For those who ask with it.
@@ -110,8 +122,12 @@ mod tests {
 
     const GOOD: &str = "0123456789abcdef";
 
-    fn header(text: &str) -> Option<HeaderValue> {
-        Some(HeaderValue::from_str(text).unwrap())
+    fn header(text: &str) -> HeaderValue {
+        HeaderValue::from_str(text).unwrap()
+    }
+
+    fn with(name: HeaderName, value: HeaderValue) -> HeaderMap {
+        HeaderMap::from_iter([(name, value)])
     }
 
     #[test]
@@ -130,10 +146,11 @@ mod tests {
             ("Basic 0123456789abcdef", false),
             ("0123456789abcdef", false),
         ] {
-            assert_eq!(token.admits(header(said).as_ref()), admitted, "{said}");
+            assert_eq!(token.admits(&with(AUTHORIZATION, header(said))), admitted, "{said}");
         }
-        assert!(!token.admits(None));
-        assert!(token.admits(Some(&token.bearer())));
+        assert!(!token.admits(&HeaderMap::new()));
+        assert!(token.admits(&with(AUTHORIZATION, token.bearer())) && token.admits(&with(HEADER, token.plain())));
+        assert!(!token.admits(&with(HEADER, header("0123456789abcdeg"))));
         assert!(!format!("{token:?}").contains(GOOD) && !format!("{:?}", token.bearer()).contains(GOOD));
     }
 

@@ -122,6 +122,50 @@ async fn the_proxies_of_a_rollout_are_found_through_the_api_server() {
     assert!(none.code == 1 && none.err.contains("has the label app.kubernetes.io/name=splitway"), "{}", none.err);
 }
 
+/// The API server keeps `Authorization` for itself, so the token goes another way.
+#[tokio::test]
+async fn a_token_reaches_the_proxies_through_the_api_server() {
+    let world = World::new().await;
+    let [good, bad] = ["0123456789abcdef", "fedcba9876543210"].map(|text| world.folder.write(text, text));
+    let [good, bad] = [good.to_str().unwrap(), bad.to_str().unwrap()];
+    let proxy = world.proxy(&["--admin-token-file", good]).await;
+    world.api.put("pods", proxy_pod());
+    let kubeconfig = world.folder.path("kubeconfig");
+    let port = proxy.admin.port().to_string();
+    let asked = ["status", "--rollout", ROLLOUT, "--kubeconfig", kubeconfig.to_str().unwrap(), "--admin-port", &port];
+    let with = |token| [&asked[..], &["--admin-token-file", token]].concat();
+    let works = async || said(&with(good)).await.out.contains("canary v2");
+    eventually("the Rollout shows", works).await;
+    let none = said(&asked).await;
+    assert!(
+        none.code == 1 && none.err.contains("splitway-1 asks for a token: say --admin-token-file FILE"),
+        "{none:?}"
+    );
+    let wrong = said(&with(bad)).await;
+    assert!(wrong.code == 1 && wrong.err.contains("asks for another token than the one in that file"), "{wrong:?}");
+}
+
+/// As people write it, and as the program shows it.
+#[tokio::test]
+async fn an_admin_listener_has_many_names() {
+    let app = App::start("stable").await;
+    let proxy = Serving::start(&["--stable", &app.address.to_string()]).await;
+    let port = proxy.admin.port();
+    for name in ["127.0.0.1", "http://127.0.0.1", "", "localhost"] {
+        let status = said(&["status", "--admin", &format!("{name}:{port}/")]).await;
+        assert!(status.code == 0 && status.out.contains("stable stable"), "{name}: {status:?}");
+    }
+    for (name, expected) in [
+        (format!("https://127.0.0.1:{port}"), "has no TLS"),
+        ("127.0.0.1".to_owned(), "or a name and a port"),
+        ("127.0.0.1:9090/config".to_owned(), "or a name and a port"),
+        ("no-such-name.invalid:9090".to_owned(), "the name is not known"),
+    ] {
+        let wrong = said(&["status", "--admin", &name]).await;
+        assert!(wrong.code == 2 && wrong.err.contains(expected), "{name}: {wrong:?}");
+    }
+}
+
 #[tokio::test]
 async fn watching_goes_on_while_the_proxy_is_away() {
     let (stable, canary, folder) = (App::start("stable").await, App::start("canary").await, Folder::new());

@@ -1,7 +1,7 @@
 //! The proxies that follow a Rollout, found and asked through the API server: whoever can read pods can see them, from
 //! anywhere. Needs `get` on `pods/proxy` beside `list` on `pods`.
 
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
@@ -38,7 +38,7 @@ pub async fn find(client: &kube::Client, namespace: &str) -> Result<Vec<String>,
     Ok(names)
 }
 
-/// What one of them answers at its admin port, whatever that is. The error: nobody answers there, or the API server does not
+/// What one of them answers at its admin port, whatever that is, to a request with `header`. The error: nobody answers there, or the API server does not
 /// let us ask.
 pub async fn ask(
     client: &kube::Client,
@@ -46,9 +46,11 @@ pub async fn ask(
     pod: &str,
     port: u16,
     target: &str,
+    header: Option<(HeaderName, HeaderValue)>,
 ) -> Result<(StatusCode, String), String> {
     let uri = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{target}");
-    let request = http::Request::get(uri).body(Body::empty()).map_err(|error| error.to_string())?;
+    let mut request = http::Request::get(uri).body(Body::empty()).map_err(|error| error.to_string())?;
+    request.headers_mut().extend(header);
     let why = |error: &kube::Error| {
         let why = Trouble::from_client("pods/proxy", "get", error).message;
         format!("pod {pod}: {why}; its admin listener must be on the pod's address, port {port} (--admin-port)")

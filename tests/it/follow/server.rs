@@ -273,7 +273,7 @@ async fn answer(world: Arc<Mutex<World>>, request: Request<Incoming>) -> Result<
     }
     assert_eq!(request.method(), Method::GET, "nothing is ever written");
     if let Some((port, target)) = proxied(request.uri()) {
-        return Ok(ask_pod(port, target).await);
+        return Ok(ask_pod(port, target, request.headers()).await);
     }
     let Some(wanted) = Wanted::of(&request) else {
         return Ok(whole(404, status(404, "NotFound", "no such path")));
@@ -319,8 +319,12 @@ fn proxied(uri: &http::Uri) -> Option<(u16, String)> {
     Some((pod.rsplit(':').next()?.parse().ok()?, format!("/{target}")))
 }
 
-async fn ask_pod(port: u16, target: String) -> Response<Body> {
-    let answer = crate::support::Client::connect(([127, 0, 0, 1], port).into()).await.get(&target).await;
+/// As the real one does, it keeps `Authorization` for itself and passes on what it does not know.
+async fn ask_pod(port: u16, target: String, headers: &http::HeaderMap) -> Response<Body> {
+    let passed = headers.iter().filter(|(name, _)| name.as_str().starts_with("splitway-"));
+    let passed: Vec<_> = passed.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    let mut pod = crate::support::Client::connect(([127, 0, 0, 1], port).into()).await;
+    let answer = pod.get_with(&target, &passed).await;
     let mut response = Response::new(Full::new(answer.body).boxed_unsync());
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap();
     response
