@@ -228,6 +228,10 @@ routes: [{{ name: testers, match: [{{ path: {{ prefix: /beta }} }}], backend: ca
                 browser.type("not-the-token-at-all")
                 browser.press("Enter")
                 browser.until("the refusal", "/not the token/.test(" + text("token-answer") + ")")
+                # What no header can carry is no token, and asks nobody.
+                browser.type("schl\u00fcssel-schl\u00fcssel")
+                browser.press("Enter")
+                browser.until("what is wrong with it", "/That is no token/.test(" + text("token-answer") + ")")
                 browser.type("a-token-that-nobody-guesses")
                 browser.press("Enter")
                 browser.until("the dashboard", text("live-text") + " === 'live'")
@@ -237,7 +241,8 @@ routes: [{{ name: testers, match: [{{ path: {{ prefix: /beta }} }}], backend: ca
                     status, _ = ask(proxy.proxy, "/")
                     assert status == 200, status
                 # Which version does user 42 get, and why?
-                assert browser.run("document.getElementById('x-header').value") == "x-user: 42"
+                assert browser.run("document.getElementById('x-key').value") == "42"
+                assert browser.run("document.getElementById('x-header').value") == ""
                 browser.run("document.getElementById('x-path').focus()")
                 browser.press("Enter")
                 answer = browser.until("the answer", "document.querySelector('#explained .answer')?.innerText")

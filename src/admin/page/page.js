@@ -213,12 +213,12 @@
   $("unlock").addEventListener("submit", (event) => {
     event.preventDefault();
     const token = $("token").value.trim();
+    $("token").value = "";
     if (!/^[!-~]+$/.test(token)) return say($("token-answer"), "That is no token: expected letters, digits and signs of ASCII, without spaces.");
     try { sessionStorage.setItem("splitway-token", token); } catch {
       say($("token-answer"), "This browser keeps nothing for this page, so the token cannot be kept.");
       return;
     }
-    $("token").value = "";
     follow();
   });
 
@@ -709,17 +709,18 @@
   let guessed = false;
   function renderExplain() {
     const keys = (S.ports[port] && S.ports[port].sticky) || [];
+    $("x-user").hidden = !keys.length;
     if (guessed || !keys.length) return;
     guessed = true;
-    // The user is known by what the configuration says.
-    for (const key of keys) {
-      if (key.startsWith("header ")) { $("x-header").value = `${key.slice(7)}: 42`; return; }
-      if (key.startsWith("cookie ")) { $("x-header").value = ""; $("x-cookie").value = `${key.slice(7)}=42`; return; }
-    }
+    // Users are known by what the configuration says, so that nobody has to.
+    $("x-key").value = keys[0] === "client address" ? "10.0.0.1" : "42";
+    $("x-header").value = "";
   }
 
   async function explain() {
     const query = new URLSearchParams();
+    const key = $("x-user").hidden ? "" : $("x-key").value.trim();
+    if (key) query.set("key", key);
     query.set("method", $("x-method").value);
     query.set("path", $("x-path").value || "/");
     for (const line of $("x-header").value.split("\n")) if (line.trim()) query.append("header", line.replace(/\s*:\s*/, ":").trim());
