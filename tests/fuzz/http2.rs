@@ -298,6 +298,7 @@ pub async fn exchange(proxy: SocketAddr, streams: &[Stream], random: &mut Random
     let read = tokio::time::timeout(Duration::from_secs(10), read(&mut connection, &mut answers)).await;
     // A field that hyper cannot even hold ends the connection with all its streams.
     let (quiet, over) = (read.is_err(), read.unwrap_or(false));
+    let over = over || streams.iter().any(announces_content_of_a_tunnel);
     for (at, (stream, (body, ended, reset))) in streams.iter().zip(&answers).enumerate() {
         let tag = stream.read().as_ref().and_then(tag).map(|(mutant, place)| format!("q{mutant}-{place}"));
         let own = tag.as_ref().is_some_and(|tag| body.starts_with(tag.as_bytes()));
@@ -314,6 +315,14 @@ pub async fn exchange(proxy: SocketAddr, streams: &[Stream], random: &mut Random
         }
     }
     Ok(())
+}
+
+/// A CONNECT whose `content-length` is not 0, which is malformed: hyper resets its stream, and then ends the connection with
+/// all others without a GOAWAY.
+fn announces_content_of_a_tunnel(stream: &Stream) -> bool {
+    let is =
+        |name: &[u8], holds: &dyn Fn(&[u8]) -> bool| stream.list.iter().any(|(one, value)| one == name && holds(value));
+    is(b":method", &|value| value == b"CONNECT") && is(b"content-length", &|value| value != b"0")
 }
 
 fn frames(at: usize, stream: &Stream) -> Vec<Vec<u8>> {

@@ -146,6 +146,8 @@ async fn a_version_whose_requests_others_save_is_shown_and_told() {
     for _ in 0..40 {
         assert_eq!(client.get("/saved").await.status, 200);
     }
+    // Records come a moment after their requests.
+    eventually("the requests", async || !shown(&proxy, "?role=canary").await.is_empty()).await;
     for query in ["?role=canary", "?version=canary", "?role=stable"] {
         let all = shown(&proxy, query).await;
         let one = all.iter().find(|one| !one["failed"].is_null()).unwrap_or_else(|| panic!("{query}: {all:#?}"));
