@@ -1,6 +1,7 @@
 //! How a worker sees endpoints of which there is more to say than that they are in use.
 //!
-//! Told by the worker's tick, read when somebody asks. The lock is between these two: no request ever takes it.
+//! Told by the worker's tick, read when somebody asks. The lock is between these two: no request ever takes it, and a worker,
+//! on whose thread requests wait, does not wait for it.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -36,8 +37,16 @@ pub enum EndpointState {
 pub struct Endpoints(Mutex<Vec<EndpointSeen>>);
 
 impl Endpoints {
+    /// Each tick again; while somebody reads, not this time.
     pub fn tell(&self, seen: Vec<EndpointSeen>) {
-        *self.0.lock().expect("no holder of this lock panics") = seen;
+        if let Ok(mut told) = self.0.try_lock() {
+            *told = seen;
+        }
+    }
+
+    /// When nothing more will be told.
+    pub fn forget(&self) {
+        self.0.lock().expect("no holder of this lock panics").clear();
     }
 
     pub fn told(&self) -> Vec<EndpointSeen> {

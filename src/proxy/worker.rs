@@ -440,7 +440,7 @@ impl Worker {
                 }
                 // It may have another role now, and is counted there.
                 target.cells.endpoints_out.set(0);
-                target.cells.endpoints.tell(Vec::new());
+                target.cells.endpoints.forget();
             }
         }
         let routes = snapshot.routes().iter().map(|route| self.metrics.route(&route.name)).collect();
