@@ -1,7 +1,7 @@
 //! Signals: the polite end, its bound, and the end at once.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,6 +142,16 @@ async fn sighup_never_ends_a_proxy() {
     }
 }
 
+/// A process that does not outlive its test.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// What the log says waits for its reader, and nothing else does: probes, an edited file, the end.
 #[tokio::test]
 async fn a_log_that_nobody_reads_holds_nothing_up() {
@@ -166,8 +176,15 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
         .stderr(full)
         .spawn()
         .unwrap();
-    let mut first = String::new();
-    BufReader::with_capacity(1, child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    // In a thread that may be left behind: a proxy that waits for its log says nothing.
+    let (mut out, (tell, told)) = (BufReader::with_capacity(1, child.stdout.take().unwrap()), oneshot::channel());
+    std::thread::spawn(move || {
+        let mut first = String::new();
+        let _ = out.read_line(&mut first);
+        let _ = tell.send((first, out));
+    });
+    let mut child = Ends(child);
+    let (first, _out) = soon("its addresses", told).await.unwrap();
     let addresses: Value = serde_json::from_str(&first).unwrap();
     let address = |value: &Value| value.as_str().unwrap().parse().unwrap();
     let (proxy, admin) = (address(&addresses["listeners"][0]), address(&addresses["admin"]));
@@ -177,9 +194,10 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     folder.replace("splitway.yaml", &text(0));
     eventually("the edited file", async || client.get("/").await.app() == "canary").await;
     drop(client);
-    Command::new("kill").arg(child.id().to_string()).status().unwrap();
-    let code = soon("the end", tokio::task::spawn_blocking(move || child.wait())).await.unwrap().unwrap();
-    assert_eq!(code.code(), Some(0));
+    Command::new("kill").arg(child.0.id().to_string()).status().unwrap();
+    let ended = std::cell::RefCell::new(&mut child.0);
+    eventually("the end", async || ended.borrow_mut().try_wait().unwrap().is_some()).await;
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
     assert!(!filled.is_finished(), "the pipe was full all the time");
     drop(unread);
     assert!(filled.join().unwrap().is_err(), "nobody has read it");
