@@ -240,6 +240,7 @@ routes: [{{ name: testers, match: [{{ path: {{ prefix: /beta }} }}], backend: ca
                 for _ in range(200):
                     status, _ = ask(proxy.proxy, "/")
                     assert status == 200, status
+                assert browser.run("document.getElementById('programs').hidden"), "links that a token would be needed for"
                 # Which version does user 42 get, and why?
                 assert browser.run("document.getElementById('x-key').value") == "42"
                 assert browser.run("document.getElementById('x-header').value") == ""

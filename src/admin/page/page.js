@@ -160,6 +160,8 @@
           $("locked").hidden = true;
           $("board").hidden = false;
           say($("token-answer"), "");
+          // A link sends no token.
+          $("programs").hidden = storedToken() !== null;
           S.series = [];
           await read(answer.body.getReader());
           connection("off", "the proxy has ended this stream; asking again");
@@ -743,7 +745,7 @@
       place.replaceChildren(
         h("p", { class: "answer" }, h("span", { class: "mark-of", "data-role": said.role, "aria-hidden": "true" }), `${upper(who(said.role, said.version))}, ${by}${copy}${uncounted}.`),
         h("ul", {}, ...said.considered.map((one) => h("li", { class: one.decided ? "decided" : null }, `${one.what}: ${one.why}`, one.decided ? h("span", { class: "hidden" }, " (this decided)") : null))),
-        h("p", { class: "quiet" }, "The same for programs: ", h("a", { href: target }, target)));
+        h("p", { class: "quiet" }, "The same for programs: ", storedToken() ? h("code", {}, target) : h("a", { href: target }, target)));
     } catch {
       place.replaceChildren(h("p", { class: "wrong" }, "The proxy was not heard. Is it still running?"));
     }
