@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Some(Command::Status(asked)) => proxies::status(asked),
         Some(Command::Top(asked)) => top::top(asked),
         Some(Command::Report(asked)) => proxies::report(asked),
-        Some(Command::Man { out }) => proxies::man(&out),
+        Some(Command::Man { out }) => man(&out),
         Some(Command::Explain(explain)) => explain_one(explain),
         Some(Command::Lint(lint)) => look_at(&lint),
         Some(Command::Check(asked)) => look(asked),
@@ -527,6 +527,14 @@ fn complete(shell: Shell) -> Result<ExitCode, Stop> {
         _ => "Next: load it where your shell starts",
     };
     say(String::from_utf8_lossy(&script)).inspect(|_| hint(next))
+}
+
+/// A page for each command, as `man` finds them.
+fn man(out: &Path) -> Result<ExitCode, Stop> {
+    std::fs::create_dir_all(out)?;
+    clap_mangen::generate_to(Cli::command(), out)?;
+    hint(&format!("written to {}\nNext: man -l {}", out.display(), out.join("splitway.1").display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs everything but the workers. A look-up of a name that hangs does not keep the process from ending.

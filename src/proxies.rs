@@ -1,7 +1,7 @@
 //! The commands that ask proxies that run, and how they are asked: `status`, `report`, and for others.
 
 use std::future::Future;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -220,15 +220,6 @@ pub fn style() -> Style {
         ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
     let unicode = locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"));
     Style { colour: io::stdout().is_terminal() && wants_colour(), unicode }
-}
-
-/// A page for each command, as `man` finds them.
-pub fn man(out: &std::path::Path) -> Result<ExitCode, Stop> {
-    std::fs::create_dir_all(out)?;
-    clap_mangen::generate_to(<cli::Cli as clap::CommandFactory>::command(), out)?;
-    let mut said = io::stderr().lock();
-    let _ = writeln!(said, "written to {}\nNext: man -l {}", out.display(), out.join("splitway.1").display());
-    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

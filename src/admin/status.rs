@@ -13,7 +13,7 @@ use super::query::{flag, parameters};
 use super::{Context, report, view};
 use crate::control::cluster::Contact;
 use crate::control::rollout::{Progress, State};
-use crate::history::{ByVersion, Counts, Second, Window};
+use crate::history::{ByVersion, Counts, Second, Window, who};
 use crate::route::{Role, VersionHash};
 
 /// What rates, errors and latencies are those of.
@@ -178,9 +178,8 @@ impl Port {
         let all: f64 = self.versions.iter().map(|version| version.requests_per_second).sum();
         let idle = all == 0.0 || self.versions.iter().any(|version| version.sent.is_some());
         let share = |version: &Version| {
-            let name = if version.role == version.version { "" } else { &version.version };
-            format!("{} {name}", version.role).trim_end().to_owned()
-                + &format!(" {:.2} %", version.requests_per_second / all * 100.0)
+            let percent = version.requests_per_second / all * 100.0;
+            format!("{} {percent:.2} %", who(&version.role, &version.version))
         };
         let shares = || self.versions.iter().map(share).collect::<Vec<_>>().join(", ");
         (!idle).then(|| format!("users and routes decided all of the last requests, the split none: {}", shares()))

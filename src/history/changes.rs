@@ -92,7 +92,7 @@ pub fn versions(snapshot: &Snapshot) -> Versions {
 pub fn differences(port: &str, before: &Versions, now: &Versions) -> Vec<(Kind, String)> {
     let mut all = Vec::new();
     for (name, version) in now {
-        let who = who(version.role, name);
+        let who = who(version.role.as_str(), name.as_str());
         let Some(old) = before.get(name) else {
             let endpoints = counted(version.endpoints.len(), "endpoint");
             let share = percentage(version.weight);
@@ -115,17 +115,14 @@ pub fn differences(port: &str, before: &Versions, now: &Versions) -> Vec<(Kind, 
         }
     }
     for (name, old) in before.iter().filter(|(name, _)| !now.contains_key(*name)) {
-        all.push((Kind::Version, format!("{port}{} is gone", who(old.role, name))));
+        all.push((Kind::Version, format!("{port}{} is gone", who(old.role.as_str(), name.as_str()))));
     }
     all
 }
 
 /// `canary 7f9c`; a version that is called what it is needs no second word.
-fn who(role: Role, name: &VersionHash) -> String {
-    match role.as_str() == name.as_str() {
-        true => name.to_string(),
-        false => format!("{} {name}", role.as_str()),
-    }
+pub fn who(role: &str, name: &str) -> String {
+    if role == name { name.to_owned() } else { format!("{role} {name}") }
 }
 
 fn counted(n: usize, what: &str) -> String {

@@ -13,7 +13,7 @@ mod counts;
 mod rollouts;
 mod seconds;
 
-pub use changes::{Change, Kind};
+pub use changes::{Change, Kind, who};
 pub use counts::{ByVersion, Counts, of_version};
 pub use rollouts::{Report, Step, StepCounts, Users};
 pub use seconds::{KEPT, Second, VersionSecond};
@@ -188,8 +188,7 @@ impl History {
         }
         let Some(outcome) = outcome else { return };
         self.metrics.rollouts.ended(outcome);
-        let reports = kept.rollouts.reports(reading.at, &reading.counts, &Users::new());
-        let Some(report) = reports.iter().find(|report| report.ended.is_some()) else { return };
+        let Some(report) = kept.rollouts.newest_ended() else { return };
         let met = of_version(&report.counts, &report.canary);
         let users = match report.users.get(&report.canary) {
             Some(users) => format!("about {users} users and "),

@@ -282,6 +282,11 @@ impl Rollouts {
         self.number
     }
 
+    /// Of those that have ended.
+    pub fn newest_ended(&self) -> Option<&Report> {
+        self.ended.front()
+    }
+
     /// Newest first; the one that goes on, if one does, comes first.
     pub fn reports(&self, now: SystemTime, counts: &ByVersion, users: &Users) -> Vec<Report> {
         let open = self.open.iter().map(|open| open.until(now, counts, users));

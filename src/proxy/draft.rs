@@ -104,33 +104,15 @@ impl Draft {
         if let Some(context) = self.context.filter(|context| context.sampled || context.parent.is_none()) {
             headers.insert(TRACEPARENT, context.to_header(if context.sampled { span } else { context.span }));
         }
-        self.tries.push(Try {
-            span,
-            began: self.started.elapsed(),
-            took: Duration::ZERO,
-            endpoint: to,
-            secure: of.transport.tls.is_some(),
-            version: String::from_utf8_lossy(of.version_value.as_bytes()).into_owned(),
-            role: of.role,
-            status: None,
-            failure: None,
-        });
+        let began = self.started.elapsed();
+        self.tries.push(Try { span, began, ..attempt(to, of) });
     }
 
     /// The same of one that had failed before anybody wanted to hear of it.
     #[cold]
-    pub fn try_failed(&mut self, of: SocketAddr, target: &Target, failure: Failure) {
-        self.tries.push(Try {
-            span: SpanId(1),
-            began: Duration::ZERO,
-            took: self.started.elapsed(),
-            endpoint: of,
-            secure: target.transport.tls.is_some(),
-            version: String::from_utf8_lossy(target.version_value.as_bytes()).into_owned(),
-            role: target.role,
-            status: None,
-            failure: Some(failure.as_str()),
-        });
+    pub fn try_failed(&mut self, to: SocketAddr, of: &Target, failure: Failure) {
+        let (took, failure) = (self.started.elapsed(), Some(failure.as_str()));
+        self.tries.push(Try { took, failure, ..attempt(to, of) });
     }
 
     /// The head of its answer has come, or it has failed.
@@ -178,6 +160,21 @@ impl Draft {
             context: self.context,
             trace_state: self.trace_state,
         }
+    }
+}
+
+/// A try of which no more is known than whom it asks, and which is in no trace yet.
+fn attempt(to: SocketAddr, of: &Target) -> Try {
+    Try {
+        span: SpanId(1),
+        began: Duration::ZERO,
+        took: Duration::ZERO,
+        endpoint: to,
+        secure: of.transport.tls.is_some(),
+        version: String::from_utf8_lossy(of.version_value.as_bytes()).into_owned(),
+        role: of.role,
+        status: None,
+        failure: None,
     }
 }
 

@@ -18,8 +18,6 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::export::Trust;
-use crate::route::transport::Protocol;
 use crate::tls::back;
 
 /// The most of an answer that is read.
@@ -37,10 +35,9 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// `trust`: for a collector behind TLS.
-    pub fn new(trust: Option<Trust>) -> Result<Self, String> {
-        let Some(Trust { authorities, certificate }) = trust else { return Ok(Self { tls: None }) };
-        let settings = back::Settings { authorities, certificate, server_name: None, protocol: Protocol::Http1 };
+    /// `tls`: for a collector behind it.
+    pub fn new(tls: Option<back::Settings>) -> Result<Self, String> {
+        let Some(settings) = tls else { return Ok(Self { tls: None }) };
         let mut read = |file: &Path| std::fs::read(file).map_err(|error| error.to_string());
         let tls =
             settings.load(&mut read, &[]).map_err(|wrong| format!("{}: {}", wrong.file.display(), wrong.message))?;

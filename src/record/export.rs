@@ -21,8 +21,9 @@ use super::client::Client;
 use super::context::{self, Context, Sampler};
 use super::{Details, Record, Try};
 use crate::metrics::Metrics;
+use crate::route::transport::Protocol;
 use crate::route::{Reason, Role};
-use crate::tls::Pair;
+use crate::tls::{Pair, back};
 
 /// How long the last spans may take at the end of the process.
 const LAST_SPANS: Duration = Duration::from_secs(2);
@@ -125,7 +126,9 @@ fn exporter(variable: Variable<'_>) -> Result<SpanExporter, String> {
                 None => builder.build(),
             }
         }
-        None | Some("http/protobuf") => builder.with_http().with_http_client(Client::new(trust)?).build(),
+        None | Some("http/protobuf") => {
+            builder.with_http().with_http_client(Client::new(trust.map(Trust::into_http))?).build()
+        }
         Some(other) => {
             return Err(format!("OTEL_EXPORTER_OTLP_PROTOCOL is {other:?}; expected grpc or http/protobuf"));
         }
@@ -134,10 +137,10 @@ fn exporter(variable: Variable<'_>) -> Result<SpanExporter, String> {
 }
 
 /// Whom a collector behind TLS has to be signed by, and what it is shown. Files are read at the start.
-pub struct Trust {
+struct Trust {
     /// `None`: those whom the system trusts.
-    pub authorities: Option<PathBuf>,
-    pub certificate: Option<Pair>,
+    authorities: Option<PathBuf>,
+    certificate: Option<Pair>,
 }
 
 impl Trust {
@@ -155,6 +158,11 @@ impl Trust {
             }
         };
         Ok(Self { authorities: file("CERTIFICATE"), certificate })
+    }
+
+    fn into_http(self) -> back::Settings {
+        let Self { authorities, certificate } = self;
+        back::Settings { authorities, certificate, server_name: None, protocol: Protocol::Http1 }
     }
 
     fn into_grpc(self) -> Result<ClientTlsConfig, String> {
