@@ -1,6 +1,6 @@
 //! What is counted, and how it is summed.
 //!
-//! Every worker counts in cells of its own and nobody else writes to them, so counting is a plain load, add and store;
+//! Every worker counts in cells of its own and nobody else writes to them (`users` are cleared from the cold side, which says why it may), so counting is a plain load, add and store;
 //! a scrape reads the cells of all workers and adds them up. Which cell a request uses is settled when a snapshot
 //! becomes visible to the worker, not when the request comes.
 //!

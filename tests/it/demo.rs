@@ -71,6 +71,53 @@ async fn a_failing_canary_shows_in_the_table_and_in_the_metrics() {
     assert!(summary.contains(" 0 lost") && !summary.contains(" 0 failed"), "{summary}");
 }
 
+/// Who asks whom about the rollout that went wrong: all of them say the same.
+#[tokio::test]
+async fn of_an_aborted_rollout_everybody_tells_the_same() {
+    let mut demo = Process::start(&[&["demo", "--fail-canary", "--once", "--step", "3s"], &ANYWHERE[..]].concat());
+    let mut admin = None;
+    loop {
+        let line = demo.line().await.expect("the demo goes on");
+        if let Some(url) = line.strip_prefix("open    http://") {
+            admin = url.trim_end_matches('/').parse::<SocketAddr>().ok();
+        }
+        if line.starts_with("aborted at step ") {
+            break;
+        }
+    }
+    let mut admin = Client::connect(admin.expect("a URL")).await;
+    // The canary's requests that were open at the abort end within moments, and no more come.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let metrics = admin.get("/metrics").await.text();
+    let counted = |code: &str| {
+        let canary = metrics.lines().filter(|line| line.starts_with("splitway_requests_total{"));
+        let canary = canary.filter(|line| line.contains("version=\"canary\"") && line.contains(code));
+        canary.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let in_metrics = (counted(""), counted("code=\"500\""));
+    let asked = async |admin: &mut Client, target: &str| {
+        serde_json::from_slice::<serde_json::Value>(&admin.get(target).await.body).expect("JSON")
+    };
+    let of = |versions: &serde_json::Value| {
+        let canary = versions.as_array().unwrap().iter().find(|one| one["version"] == "canary").unwrap();
+        (canary["requests"].as_u64().unwrap(), canary["errors"].as_u64().unwrap())
+    };
+    let report = asked(&mut admin, "/report?number=1").await;
+    assert_eq!(report[0]["outcome"], "aborted", "{report:#}");
+    let analysis = asked(&mut admin, "/analysis?window=rollout").await;
+    let (code, rest) = demo.exit().await;
+    assert_eq!(code, 0, "{rest:?}");
+    // What the load saw failing, and what the application says it has received.
+    let number = |line: &str, before: &str| {
+        let text = line.split(before).next().unwrap().rsplit([' ', '(']).next().unwrap().to_owned();
+        text.parse::<u64>().unwrap_or_else(|_| panic!("{line}"))
+    };
+    let line = |part: &str| rest.iter().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{rest:?}"));
+    let by_clients = (number(line("have received"), " (canary)"), number(line(" lost."), " failed"));
+    assert!(by_clients.1 > 0, "{rest:?}");
+    assert_eq!([of(&report[0]["versions"]), of(&analysis["versions"]), in_metrics], [by_clients; 3]);
+}
+
 /// However rarely it sends and however long its steps are.
 #[tokio::test]
 async fn either_signal_ends_the_demo_with_its_summary() {
