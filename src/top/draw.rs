@@ -69,10 +69,10 @@ const HELP: [&str; 16] = [
     "p          stop the picture, and go on",
     "",
     "ASKED      the share that the split is to give to a version",
-    "SENT       what it gave in the last ten seconds; a bar is five seconds, and",
-    "           the bars below are what was asked",
+    "SENT       what it gave since weights changed, ten seconds at most; a bar",
+    "           is five seconds, and the bars below are what was asked",
     "ERROR      requests above (+) or below (-) what was asked, since the start",
-    "FAILED     the part of all tries that failed, in the last ten seconds",
+    "FAILED     the part of all tries that failed, in the same time",
     "P50 - P99  so many of a hundred requests took no longer",
     "OPEN       requests in flight",
     "ENDPOINTS  and how often workers leave one out for a while; why, is below",
@@ -359,8 +359,14 @@ impl<'a> Pen<'a> {
             let mut lines = vec![Line::styled("LAST FAILURES (UTC)", self.heading())];
             lines.extend(shown.iter().map(|one| {
                 let or_nothing = |text: &'a Option<String>| text.as_deref().unwrap_or_default();
-                let who = named(&None, or_nothing(&one.role), or_nothing(&one.version));
-                let word = one.failure.as_deref().unwrap_or("answered");
+                let (role, version, word) = match &one.failed {
+                    Some(failed) => (&*failed.role, &*failed.version, &*failed.failure),
+                    None => {
+                        let word = one.failure.as_deref().unwrap_or("answered");
+                        (or_nothing(&one.role), or_nothing(&one.version), word)
+                    }
+                };
+                let who = named(&None, role, version);
                 let took = milliseconds(one.duration_seconds);
                 Line::from(vec![
                     Span::styled(one.time.get(11..19).unwrap_or("--------"), self.dim()),

@@ -160,7 +160,13 @@ mod tests {
             version: Some("7f9c".to_owned()),
             role: word.is_none().then(|| "canary".to_owned()),
             failure: word.map(str::to_owned),
+            failed: None,
             duration_seconds: 0.0042,
+        };
+        let saved = view::Failed {
+            version: "7f9c".to_owned(),
+            role: "canary".to_owned(),
+            failure: "connect_refused".to_owned(),
         };
         Told {
             status: Status {
@@ -195,7 +201,11 @@ mod tests {
                 refused: None,
                 notes: vec!["2 replicas, added up".to_owned()],
             },
-            failures: vec![failure(30, "/old", 503, Some("connect_refused")), failure(31, "/new", 500, None)],
+            failures: vec![
+                failure(30, "/old", 503, Some("connect_refused")),
+                failure(31, "/new", 500, None),
+                Failure { failed: Some(saved), ..failure(29, "/saved", 200, None) },
+            ],
             away: Vec::new(),
         }
     }

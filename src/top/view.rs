@@ -32,13 +32,22 @@ pub struct Failure {
     pub version: Option<String>,
     pub role: Option<String>,
     pub failure: Option<String>,
+    /// Who was asked first and failed, if another one then answered.
+    pub failed: Option<Failed>,
     pub duration_seconds: f64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Failed {
+    pub version: String,
+    pub role: String,
+    pub failure: String,
 }
 
 impl Failure {
     /// As the proxy tells failures from other requests.
     pub fn is_one(&self) -> bool {
-        self.failure.is_some() || self.code >= 500
+        self.failure.is_some() || self.code >= 500 || self.failed.is_some()
     }
 }
 
@@ -109,9 +118,10 @@ impl View {
 
     /// By anything that its line says.
     pub fn shows_failure(&self, failure: &Failure) -> bool {
-        let Failure { method, path, version, role, failure: word, code, .. } = failure;
+        let Failure { method, path, version, role, failure: word, failed, code, .. } = failure;
         let code = code.to_string();
-        self.matches([method, path, version, role, word].into_iter().flatten().chain([&code]))
+        let failed = failed.iter().flat_map(|failed| [&failed.version, &failed.role, &failed.failure]);
+        self.matches([method, path, version, role, word].into_iter().flatten().chain(failed).chain([&code]))
     }
 
     fn matches<'a>(&self, mut texts: impl Iterator<Item = &'a String>) -> bool {
@@ -196,7 +206,7 @@ mod tests {
         assert_eq!(view.status.as_ref().map(|status| status.generation), Some(7));
         view.paused = false;
         view.hear(Err("refused".to_owned()), now + Duration::from_secs(2));
-        assert_eq!((view.failures.len(), view.heard), (2, Some(now + Duration::from_secs(1))));
+        assert_eq!((view.failures.len(), view.heard), (3, Some(now + Duration::from_secs(1))));
         view.hear(Ok(Told::default()), now + Duration::from_secs(3));
         assert_eq!((view.failures.len(), &view.trouble), (0, &None));
     }
@@ -211,7 +221,7 @@ mod tests {
             (versions, view.failures.iter().filter(|one| view.shows_failure(one)).count())
         };
         for (filter, expected) in
-            [("", (2, 2)), ("CANARY", (1, 1)), ("10.0.0.", (2, 0)), ("refused", (0, 1)), ("zz", (0, 0))]
+            [("", (2, 3)), ("CANARY", (1, 2)), ("10.0.0.", (2, 0)), ("refused", (0, 2)), ("zz", (0, 0))]
         {
             view.filter = filter.to_owned();
             assert_eq!(shown(&view), expected, "{filter}");

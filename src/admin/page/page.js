@@ -806,7 +806,7 @@
       const at = time(one.time);
       const target = one.path || "/";
       const seconds = one.duration_seconds;
-      const why = [one.reason, one.route, one.failure && `failed: ${one.failure}`].filter(Boolean).join(", ");
+      const why = [one.reason, one.route, one.failure && `failed: ${one.failure}`, one.failed && `${who(one.failed.role, one.failed.version)} had failed: ${one.failed.failure}`].filter(Boolean).join(", ");
       return h("tr", {}, h("th", { scope: "row" }, clock(at)), h("td", { class: "path" }, `${one.method || ""} ${target}`), h("td", {}, String(one.status ?? "–")),
         h("td", {}, h("span", { class: "mark-of", "data-role": one.role, "aria-hidden": "true" }), [one.role, one.version === one.role ? null : one.version].filter(Boolean).join(" ") || "–"), h("td", { class: "text" }, why || "–"),
         h("td", {}, Number.isFinite(seconds) ? ms(seconds) : "–"),
